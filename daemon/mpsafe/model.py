@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of mpsafe, one per thing. These values travel over the socket as they stand here.
+
+device   one GPU, by UUID; ordinals are never trusted
+server   one MPS server process
+client   one process connected to a server: (pid, start time), never a bare pid
+tenant   a named service with a policy: who it is and how its faults are treated
+signal   one raw observation by one source
+event    what signals are fused into
+blame    the client named as the cause, with the evidence; nobody is an answer
+fence    the ordered stop of a client
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "ActionState",
+    "Blame",
+    "Client",
+    "ClientState",
+    "Device",
+    "Event",
+    "EventKind",
+    "EventPhase",
+    "Evidence",
+    "EvidenceSource",
+    "Fault",
+    "FaultClass",
+    "Identity",
+    "Server",
+    "ServerState",
+    "SourceState",
+    "Tenant",
+    "TenantHealth",
+]
+
+EventKind: TypeAlias = Literal["fault", "eviction", "exit", "server", "device"]
+EventPhase: TypeAlias = Literal["open", "closed"]
+FaultClass: TypeAlias = Literal["mmu", "sm", "device", "other"]
+ServerState: TypeAlias = Literal["initializing", "active", "fault", "gone", "unknown"]
+ClientState: TypeAlias = Literal["connected", "doomed", "fenced", "gone"]
+TenantHealth: TypeAlias = Literal["absent", "healthy", "fenced", "lost"]
+ActionKind: TypeAlias = Literal["fence", "restart_server", "note"]
+ActionState: TypeAlias = Literal[
+    "requested", "frozen", "cut", "terminating", "proven", "assumed", "killed", "done", "failed"
+]
+EvidenceSource: TypeAlias = Literal["kernel_record", "server_log", "xid_pid", "self_report", "exit"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identity:
+    """One process for ever: a pid is used again, a pid with its start time is not.
+
+    `start_ticks` is field 22 of /proc/PID/stat: clock ticks since boot (proc(5)).
+    """
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as NVML describes it. Memory in bytes."""
+
+    uuid: str
+    index: int
+    name: str
+    pci: str
+    driver_version: str
+    memory_total_bytes: int
+    memory_used_bytes: int
+    software: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One MPS server process."""
+
+    pid: int
+    uid: int
+    state: ServerState
+    clients: int
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One process connected to a server."""
+
+    identity: Identity
+    uid: int
+    name: str
+    server: int
+    tenant: str | None
+    state: ClientState
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One tenant and how it is. `generation` counts the processes that attached for it."""
+
+    name: str
+    uid: int | None
+    health: TenantHealth
+    generation: int
+    clients: list[Identity]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """One source of signals, whether it is seen, and if not, why."""
+
+    name: str
+    alive: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is known of a GPU fault. `address` is hexadecimal with 0x."""
+
+    fault_class: FaultClass
+    absorbed: bool
+    xid: int | None = None
+    address: str | None = None
+    access: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a client is blamed: who said it, the text as it was said, and of which process."""
+
+    source: EvidenceSource
+    text: str
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """The client named as the cause; None is an answer: the evidence does not say."""
+
+    client: Identity | None = None
+    name: str | None = None
+    tenant: str | None = None
+    evidence: list[Evidence] = field(default_factory=lambda: list[Evidence]())
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing the daemon does about an event, and how far it has come."""
+
+    kind: ActionKind
+    target: Identity | None
+    state: ActionState
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened, who did it, what was done. Each change is a new entry of the stream.
+
+    `seq` is the entry's place in the stream, from 1 without a gap; `id` is the `seq` of the event's
+    first entry and names the event. `time_ns` is when it happened by its source's clock, `entered_ns`
+    when this entry was made: nanoseconds since the epoch. `uid` is the user whose client it is about,
+    where that is known.
+    """
+
+    seq: int
+    id: int
+    time_ns: int
+    kind: EventKind
+    phase: EventPhase
+    summary: str
+    device: str | None = None
+    server: int | None = None
+    fault: Fault | None = None
+    blame: Blame = field(default_factory=Blame)
+    actions: list[Action] = field(default_factory=lambda: list[Action]())
+    lost_signals: int = 0
+    uid: int | None = None
+    entered_ns: int = 0
