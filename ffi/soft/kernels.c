@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE 1
+#include "kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "warp.h"
+
+#define BLOCK 4096 /* elements at a time */
+
+/* As many elements as there are threads for. */
+static uint64_t covered(const struct launch *launch, uint64_t elements)
+{
+    return elements < launch->threads ? elements : launch->threads;
+}
+
+static void affine(const struct launch *launch)
+{
+    const union argument *argument = launch->arguments;
+    uint64_t out = argument[0].u64, in = argument[1].u64, left = covered(launch, argument[2].u32);
+    float a = argument[3].f32, b = argument[4].f32, values[BLOCK];
+    while (left) {
+        size_t part = left < BLOCK ? left : BLOCK;
+        if (warp_read(launch->context, values, in, part * sizeof(float)))
+            return;
+        for (size_t i = 0; i < part; i++)
+            values[i] = fmaf(a, values[i], b);
+        if (warp_write(launch->context, out, values, part * sizeof(float)))
+            return;
+        in += part * sizeof(float);
+        out += part * sizeof(float);
+        left -= part;
+    }
+}
+
+/* Columns in order and one rounding a column, as the PTX does it. */
+static float dot(const float *w, const float *x, size_t columns)
+{
+    float sum = 0;
+    for (size_t i = 0; i < columns; i++)
+        sum = fmaf(w[i], x[i], sum);
+    return sum;
+}
+
+static void matvec(const struct launch *launch)
+{
+    const union argument *argument = launch->arguments;
+    uint64_t y = argument[0].u64, w = argument[1].u64, rows = covered(launch, argument[3].u32);
+    size_t columns = argument[4].u32;
+    float *x = malloc(2 * columns * sizeof(float) + 1);
+    if (!x) {
+        warp_exception(launch->context, "trap", 0);
+        return;
+    }
+    float *row = x + columns;
+    CUresult result = warp_read(launch->context, x, argument[2].u64, columns * sizeof(float));
+    for (uint64_t i = 0; !result && i < rows; i++) {
+        result = warp_read(launch->context, row, w + i * columns * sizeof(float), columns * sizeof(float));
+        float sum = result ? 0 : dot(row, x, columns);
+        if (!result)
+            result = warp_write(launch->context, y + i * sizeof(float), &sum, sizeof(sum));
+    }
+    free(x);
+}
+
+static void fill(const struct launch *launch)
+{
+    const union argument *argument = launch->arguments;
+    warp_fill(launch->context, argument[0].u64, argument[2].u32, sizeof(uint32_t),
+              covered(launch, argument[1].u64));
+}
+
+static void read_address(const struct launch *launch)
+{
+    uint32_t value;
+    if (!warp_read(launch->context, &value, launch->arguments[0].u64, sizeof(value)))
+        warp_write(launch->context, launch->arguments[1].u64, &value, sizeof(value));
+}
+
+static void write_address(const struct launch *launch)
+{
+    warp_write(launch->context, launch->arguments[0].u64, &launch->arguments[1].u32, sizeof(uint32_t));
+}
+
+static void misaligned(const struct launch *launch)
+{
+    uint32_t value;
+    uint64_t address = launch->arguments[0].u64 + 1;
+    if (address % sizeof(value))
+        warp_exception(launch->context, "misaligned", address);
+    else
+        warp_read(launch->context, &value, address, sizeof(value));
+}
+
+static void trap(const struct launch *launch)
+{
+    warp_exception(launch->context, "trap", 0);
+}
+
+static void illegal_instruction(const struct launch *launch)
+{
+    warp_exception(launch->context, "illegal_instruction", 0);
+}
+
+/* Looks at the flag every 100 microseconds: a core of this machine is dearer than one SM. */
+static void endless(const struct launch *launch)
+{
+    const struct timespec pause = {.tv_nsec = 100000};
+    uint32_t value = 0;
+    while (!warp_read(launch->context, &value, launch->arguments[0].u64, sizeof(value)) && !value &&
+           context_alive(launch->context))
+        nanosleep(&pause, NULL);
+}
+
+static const struct kernel kernels[] = {
+    {"affine", "QQIFF", affine},
+    {"endless", "Q", endless},
+    {"fill", "QQI", fill},
+    {"illegal_instruction", "", illegal_instruction},
+    {"matvec", "QQQII", matvec},
+    {"misaligned", "Q", misaligned},
+    {"read_address", "QQ", read_address},
+    {"trap", "", trap},
+    {"write_address", "QI", write_address},
+};
+
+const struct kernel *kernel_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++)
+        if (!strcmp(kernels[i].name, name))
+            return &kernels[i];
+    return NULL;
+}
