@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client that awaits, over asyncvarlink; the same calls, values and errors as the blocking one."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+from asyncvarlink import (
+    FileDescriptorArray,
+    VarlinkClientProtocol,
+    VarlinkMethodCall,
+    VarlinkMethodReply,
+    VarlinkTransport,
+    connect_unix_varlink,
+)
+
+from mpsafe.client import calls
+from mpsafe.client.attachment import Attachment
+from mpsafe.client.wire import sent_error
+from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
+from mpsafe.model import Client as MpsClient
+from mpsafe.model import Device, Event, Tenant
+from mpsafe.protocol import DEFAULT_SOCKET
+from mpsafe.protocol.events import Watched
+from mpsafe.protocol.host import Description
+
+__all__ = ["AsyncClient"]
+
+RETRY_SECONDS: Final = 0.05
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to mpsafed on a Unix socket, for tasks of one event loop. See `Client` for the calls."""
+
+    def __init__(self, socket: str = DEFAULT_SOCKET, *, timeout_s: float = 30.0) -> None:
+        self._path = socket
+        self._timeout_s = timeout_s
+        self._connection: tuple[VarlinkTransport, VarlinkClientProtocol] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; the next call opens another."""
+        if self._connection is not None:
+            transport, _ = self._connection
+            self._connection = None
+            transport.close()
+            await asyncio.wait([transport.closed_future])
+
+    async def describe(self) -> Description:
+        """The daemon, the MPS servers, and what each source sees."""
+        return (await self._read("io.mpsafe.Host.Describe", {}, calls.Described)).host
+
+    async def devices(self) -> list[Device]:
+        """The devices as NVML describes them."""
+        return (await self._read("io.mpsafe.Host.ListDevices", {}, calls.Devices)).devices
+
+    async def clients(self) -> list[MpsClient]:
+        """The clients of the MPS servers that this user may see."""
+        return (await self._read("io.mpsafe.Host.ListClients", {}, calls.Clients)).clients
+
+    async def tenants(self) -> list[Tenant]:
+        """The tenants of the configuration and how they are."""
+        return (await self._read("io.mpsafe.Host.ListTenants", {}, calls.Tenants)).tenants
+
+    async def events(self, *, since: int = 0, limit: int = 1000) -> list[Event]:
+        """The latest entry of each event with a `seq` greater than `since`."""
+        return (await self._read("io.mpsafe.Events.List", {"since": since, "limit": limit}, calls.Events)).events
+
+    async def fence(self, pid: int) -> int:
+        """Fences a client; returns the id of the event that tells how it goes. Wants the role admin."""
+        return (await self._call("io.mpsafe.Events.Fence", {"pid": pid}, calls.Fenced)).event
+
+    async def attach(self, tenant: str | None = None) -> Attachment:
+        """The status page; with `tenant` this process is one of that tenant's from now on."""
+        parameters = {} if tenant is None else {"tenant": tenant}
+        done = asyncio.get_running_loop().create_future()
+        try:
+            reply, fds = await self._ask("io.mpsafe.Host.Attach", parameters, done)
+            attached = self._converted(reply, calls.Attached)
+            places = [attached.page, attached.wake]
+            if fds is None or sorted(places) != [0, 1] or len(fds) != 2:
+                raise PeerMisbehaved(self._path, "two file descriptors", str(0 if fds is None else len(fds)))
+            page, wake = (os.dup(fds[place].fileno()) for place in places)
+        finally:
+            if not done.done():
+                done.set_result(None)
+        return Attachment(epoch=attached.epoch, generation=attached.generation, page=page, wake=wake)
+
+    async def watch(self, *, since: int | None = None, patience_s: float = 60.0) -> AsyncGenerator[Watched]:
+        """The stream of events behind `since`, without an end; see `Client.watch`."""
+        loop = asyncio.get_running_loop()
+        seen, away_since = since, None
+        while True:
+            try:
+                async for watched in self._stream(seen):
+                    seen, away_since = watched.seq, None
+                    yield watched
+            except DaemonUnreachable:
+                away_since = away_since or loop.time()
+                if loop.time() - away_since > patience_s:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _stream(self, since: int | None) -> AsyncGenerator[Watched]:
+        transport, protocol = await self._open()
+        call = VarlinkMethodCall("io.mpsafe.Events.Watch", {} if since is None else {"since": since}, more=True)
+        try:
+            async for reply, _ in protocol.call_more(call):
+                yield self._converted(reply, calls.Watching).watched
+        except ConnectionError as error:
+            raise DaemonUnreachable(self._path, str(error)) from error
+        finally:
+            transport.close()
+
+    async def _open(self) -> tuple[VarlinkTransport, VarlinkClientProtocol]:
+        try:
+            return await connect_unix_varlink(VarlinkClientProtocol, self._path)
+        except OSError as error:
+            raise DaemonUnreachable(self._path, error.strerror or str(error)) from error
+
+    async def _ask(
+        self, method: str, parameters: dict[str, Any], done: asyncio.Future[None] | None = None
+    ) -> tuple[VarlinkMethodReply, FileDescriptorArray | None]:
+        if self._connection is None:
+            self._connection = await self._open()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._connection[1].call(VarlinkMethodCall(method, parameters), replyfdsdone=done)
+        except TimeoutError as error:
+            await self.close()
+            raise DaemonUnreachable(self._path, "no answer in time") from error
+        except ConnectionError as error:
+            await self.close()
+            raise DaemonUnreachable(self._path, str(error)) from error
+        except (TypeError, ValueError) as error:
+            await self.close()
+            raise PeerMisbehaved(self._path, "a Varlink reply", str(error)) from error
+        assert answer is not None
+        return answer
+
+    async def _call(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:
+        reply, _ = await self._ask(method, parameters)
+        return self._converted(reply, kind)
+
+    async def _read(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:
+        if self._connection is not None:
+            try:
+                return await self._call(method, parameters, kind)
+            except ConnectionEnded:
+                await self.close()
+        return await self._call(method, parameters, kind)
+
+    def _converted(self, reply: VarlinkMethodReply, kind: type[T]) -> T:
+        if reply.error is not None:
+            raise sent_error(reply.error, reply.parameters, self._path)
+        try:
+            return msgspec.convert(reply.parameters, kind)
+        except msgspec.ValidationError as error:
+            raise PeerMisbehaved(self._path, "a Varlink reply of this interface", str(error)) from error
