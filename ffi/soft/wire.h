@@ -34,14 +34,17 @@
  *                               "ok fatal <CUresult>": the channel is dead, the notifier says it.
  *   processes <i>               "ok <n>", then n words <pid>:<bytes>:<group>:<mps 0|1>
  *   watch                       the reply "ok", and from then on this connection only receives:
- *                               "xid <i> <number>" for NVML; "dead <group> <i> <pid> <class>" and
- *                               "gone <group> <pid>" for MPS servers.
+ *                               "xid <i> <number>"; with role mps also "dead <group> <i> <pid> <class>
+ *                               <devices> <pids>" (numbers between commas) and "gone <group> <pid>".
  *   group                       (role mps) a new channel group on all devices: "ok <group>"
+ *   recreate <group>            (role mps) the group is made anew where it died: "ok"; error 807 while a
+ *                               client has a channel there
  *   terminate <group> <pid>     (role mps) end one client of the group: its notifier says 810 and
  *                               its channels are gone when "ok" is sent; "error 201" if it has none.
  *
- * When a group dies on device i, every process with a channel of that group on device i finds the
- * CUresult in its notifier. When the connection that made a group closes, its clients find 806.
+ * A fatal fault reaches all devices of the clients on the faulting device, then all clients on those:
+ * each finds the CUresult in its notifier. When the connection that made a group closes, its clients
+ * find 806.
  */
 #ifndef SOFT_WIRE_H
 #define SOFT_WIRE_H

@@ -6,6 +6,7 @@ v2 interface page and the program's own format strings; `get_device_client_list`
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ SETTINGS_ARE_THE_STARTER_S: Final = (
     NO_PRIVILEGE + "Control deamon settings can only be modified by the user started it or by the root user."
 )
 ONLY_ROOT: Final = NO_PRIVILEGE + "Only the root user may {what}."
+_CLIENT_ON_DEVICE: Final = re.compile(r"(\d{1,4}) (GPU-[0-9a-f-]{36}) (\d{1,10})")
 TABLE: Final = "{:<10}{:<10}{:<15}{:<24}{:<15}{:<15}"
 
 
@@ -179,40 +181,35 @@ class Commands:
             self._end(None)
 
     def _ps(self, words: list[str], answer: Answer) -> None:
-        def print_table(server: Server, lines: list[str]) -> None:
-            rows = [line.split(" ") for line in lines]
-            answer(
-                [_row("PID", "ID", "SERVER", "DEVICE", "NAMESPACE", "COMMAND")] + [_ps_row(server, row) for row in rows]
-            )
-
-        if words[1:2] == ["-p"]:
-            pid = number(words, 2)
-            if (server := self._servers.get(pid)) is None or not server.ready:
-                answer([f"Server {pid} not found", f"Server {pid} not found\n"])
-                return
-        elif (server := self._first_ready()) is None:
-            answer(["Server not found"])
+        pid = number(words, 2) if words[1:2] == ["-p"] else None
+        server = self._first_ready() if pid is None else self._servers.get(pid)
+        if server is None or not server.ready:
+            answer(["Server not found"] if pid is None else [f"Server {pid} not found", f"Server {pid} not found\n"])
             return
-        found = server
-        self._servers.ask(found, "devices", lambda lines: print_table(found, lines))
+        of = server.pid
+
+        def listed(lines: list[str]) -> None:
+            rows = _rows(lines)
+            header = _row("PID", "ID", "SERVER", "DEVICE", "NAMESPACE", "COMMAND")
+            answer(lines if rows is None else [header, *(_ps_row(of, uuid, client) for _, uuid, client in rows)])
+
+        self._servers.ask(server, "devices", listed)
 
     def _device_clients(self, words: list[str], answer: Answer) -> None:
         def listed(lines: list[str]) -> None:
-            rows = [line.split(" ") for line in lines]
-            devices = dict.fromkeys((index, uuid) for index, uuid, _ in rows)
-            answer(
-                [
-                    text
-                    for key in devices
-                    for text in (f"[{key[0]}] {key[1]}", *(r[2] for r in rows if (r[0], r[1]) == key))
-                ]
-            )
+            rows = _rows(lines)
+            if rows is None:
+                answer(lines)
+                return
+            clients: dict[str, list[str]] = {}
+            for index, uuid, client in rows:
+                clients.setdefault(f"[{index}] {uuid}", []).append(client)
+            answer([line for device, pids in clients.items() for line in (device, *pids)])
 
-        if len(words) > 1:
-            if words[1][:1].isdecimal():
-                self._of_server(words, answer, lambda server: self._servers.ask(server, "devices", listed))
-            else:
-                answer([])
+        if words[1:] and not words[1][:1].isdecimal():
+            answer([])
+        elif words[1:]:
+            self._of_server(words, answer, lambda server: self._servers.ask(server, "devices", listed))
         elif (server := self._first_ready()) is None:
             answer([])
         else:
@@ -240,18 +237,21 @@ def _pinned(settings: Settings, words: list[str]) -> list[str]:
     return [text] if text else []
 
 
+def _rows(lines: list[str]) -> list[tuple[str, str, str]] | None:
+    """Index and UUID of a device and a client's pid in each line; None if it is another reply: no such server."""
+    found = [match.groups() for line in lines if (match := _CLIENT_ON_DEVICE.fullmatch(line))]
+    return [(index, uuid, pid) for index, uuid, pid in found] if len(found) == len(lines) else None
+
+
 def _row(*cells: str) -> str:
     return TABLE.format(*cells).rstrip()
 
 
-def _ps_row(server: Server, row: list[str]) -> str:
-    _, device, pid = row
+def _ps_row(server: int, uuid: str, pid: str) -> str:
     try:
-        command = (
-            Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
-        )
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
         namespace = os.readlink(f"/proc/{pid}/ns/pid").removeprefix("pid:[").removesuffix("]")
     except OSError:
-        command, namespace = "", ""
-    partial = device.rsplit("-", 2)[0]
-    return _row(pid, "0", str(server.pid), partial, namespace, command)
+        raw, namespace = b"", ""
+    command = raw.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return _row(pid, "0", str(server), uuid.rsplit("-", 2)[0], namespace, command)

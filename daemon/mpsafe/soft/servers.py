@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from mpsafe.soft import server
 from mpsafe.soft.mps_log import MpsLog
@@ -21,6 +21,8 @@ from mpsafe.soft.settings import Settings
 from mpsafe.soft.sockets import Loop, listen, post
 
 __all__ = ["Answer", "Server", "ServerEvents", "Servers"]
+
+NUMBER_MAX: Final = 20
 
 Answer = Callable[[list[str]], None]
 
@@ -175,13 +177,13 @@ class Servers:
             case "ready":
                 one.ready = True
                 self._events.ready(one)
-            case "arrived" if text.isdecimal():
+            case "arrived" if text.isdecimal() and len(text) < NUMBER_MAX:
                 one.empty = False
                 self._arrived(one, int(text))
             case "idle":
                 one.empty = True
                 self.settle(one)
-            case _ if word.isdecimal():
+            case _ if word.isdecimal() and len(word) < NUMBER_MAX:
                 if (answer := one.asked.pop(int(word), None)) is not None:
                     answer(text.split("\n") if text else [])
             case _:
