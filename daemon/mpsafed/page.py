@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the status page: layout and meaning in mpsafe/status.py."""
+
+import fcntl
+import mmap
+import os
+import struct
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from mpsafe.model import Tenant
+from mpsafe.status import (
+    HEADER,
+    HEADER_BYTES,
+    HEALTH,
+    MAGIC,
+    PAGE_BYTES,
+    RECORD,
+    RECORD_BYTES,
+    SEQUENCE_OFFSET,
+    TENANTS,
+    VERSION,
+)
+
+__all__ = ["Page"]
+
+# fcntl(2): numbers of linux/fcntl.h; Python 3.11 has no name for the last one.
+_F_SEAL_FUTURE_WRITE: Final = 0x0010
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
+_NOBODY: Final = 0xFFFFFFFF
+
+
+class Page:
+    """One page, one epoch. Everybody else can map it for reading only (F_SEAL_FUTURE_WRITE)."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("mpsafe-status", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, PAGE_BYTES)
+        self._map = mmap.mmap(self.fd, PAGE_BYTES)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
+        self.epoch = time.time_ns()
+        self._sequence = 0
+        self.write([], 0)
+
+    def write(self, tenants: Iterable[Tenant], last_event: int) -> None:
+        """Replaces what the page says."""
+        records = [_record(tenant) for tenant in tenants][:TENANTS]
+        self._set_sequence(self._sequence + 1)
+        for index, record in enumerate(records):
+            offset = HEADER_BYTES + index * RECORD_BYTES
+            self._map[offset : offset + RECORD.size] = record
+        HEADER.pack_into(
+            self._map, 0, MAGIC, VERSION, HEADER_BYTES, RECORD_BYTES, len(records),
+            self.epoch, self._sequence, last_event, time.monotonic_ns(), PAGE_BYTES,
+        )  # fmt: skip
+        self._set_sequence(self._sequence + 1)
+
+    def close(self) -> None:
+        """Unmaps the page; readers keep what they have mapped."""
+        self._map.close()
+        os.close(self.fd)
+
+    def _set_sequence(self, sequence: int) -> None:
+        self._sequence = sequence
+        struct.pack_into("<Q", self._map, SEQUENCE_OFFSET, sequence)
+
+
+def _record(tenant: Tenant) -> bytes:
+    name = tenant.name.encode()[:31]
+    uid = _NOBODY if tenant.uid is None else tenant.uid
+    return RECORD.pack(name, uid, HEALTH.index(tenant.health), tenant.generation, len(tenant.clients), 0, 0, 0, 0, 0)
