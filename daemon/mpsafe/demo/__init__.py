@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: three tenants on one device, one fault, with stock MPS and with mpsafe.
+
+tenant.py      the tenants' program: requests in, checked answers out, and two bugs
+supervisor.py  starts a tenant again when it has ended, as systemd's Restart=always would
+traffic.py     asks, checks the answers, writes down how each request went
+hosts.py       the software GPU, or the real one
+scenario.py    one run: start, healthy traffic, the fault, what became of everybody
+report.py      the table and the timeline picture
+"""
