@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# Targets that work in a fresh clone with nothing but git, make and python3: each sets up what it needs.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+PYTHON ?=
+GPU ?=
+ONLY ?=
+
+venv := .venv/bin
+sources := pyproject.toml setup.py tools/install/setup $(shell find ffi -type f -not -path '*/__pycache__/*')
+
+.PHONY: help demo test test-all bench qualify install uninstall clean
+
+help:
+	@echo 'make demo [GPU=1]          three tenants and one fault, with stock MPS and with mpsafe'
+	@echo 'make test                  style, types, unit and software-GPU tests'
+	@echo 'make test-all              the same, then demo and test again in a clean Debian 12 root'
+	@echo 'make bench [ONLY=name]     measure; rows go to build/bench/NAME.json'
+	@echo 'make qualify [PYTHON=...]  the checks that need a real GPU'
+	@echo 'make install, uninstall    on a systemd host; PREFIX and DESTDIR are honoured'
+	@echo 'make .venv/ready           only the development install, .venv/bin/mpsafe'
+	@echo 'make .venv/dev             the same with the tools of the tests'
+
+.venv/ready: $(sources)
+	@PYTHON='$(PYTHON)' tools/install/setup run
+	@touch $@
+
+.venv/dev: $(sources)
+	@PYTHON='$(PYTHON)' tools/install/setup dev
+	@touch .venv/ready $@
+
+demo: .venv/ready
+	$(venv)/mpsafe demo $(if $(GPU),--gpu)
+
+test: .venv/dev
+	$(venv)/python -m pytest
+
+test-all: test
+	tools/fresh-root demo
+	tools/fresh-root test
+
+bench: .venv/ready
+	$(venv)/python -m tools.bench $(ONLY)
+
+ifeq ($(PYTHON),)
+qualify: .venv/ready
+	$(venv)/python -m tools.qualify
+else
+qualify:
+	PYTHONPATH=daemon:. $(PYTHON) -m tools.qualify
+endif
+
+build/wheels: .venv/ready $(shell find daemon -name '*.py' -o -name '*.toml')
+	rm -rf $@ build/lib* build/bdist*
+	$(venv)/python -m pip wheel -qq --use-pep517 --wheel-dir $@ .
+
+install: build/wheels
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tools/install/install
+
+uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tools/install/uninstall
+
+clean:
+	rm -rf .venv build dist daemon/mpsafe.egg-info daemon/mpsafe/soft/lib daemon/mpsafe/cuda/_cuda.py daemon/mpsafed/driver/_uapi.c
+	find daemon tests tools ffi -name __pycache__ -prune -exec rm -rf {} +
+	find daemon -name '_*.so' -delete
