@@ -4,19 +4,20 @@
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import systemd.daemon
 
-from mpsafe.errors import CannotRun, SocketTaken
+from mpsafe.errors import BadConfig, CannotRun, SocketTaken
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
 from mpsafed import journal
@@ -67,11 +68,14 @@ async def serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        state = State(Path(config.daemon.state_directory))
+        with _told("[daemon] key state_directory", config.daemon.state_directory):
+            state = State(Path(config.daemon.state_directory))
         stack.callback(state.close)
         environment = _mps_environment(config)
         control = Control(config.mps.control, environment)
-        service = Service(_listener(config.daemon.socket), config.daemon.admin_group, version("mpsafe"))
+        with _told("[daemon] key socket", config.daemon.socket):
+            listener = _listener(config.daemon.socket)
+        service = Service(listener, config.daemon.admin_group, version("mpsafe"))
         stack.callback(service.close)
         engine = Engine(
             state=state,
@@ -96,9 +100,9 @@ async def serve(config: Config) -> int:
         service.add(HostInterface(HostService(engine, devices, config.driver.kind)))
         service.add(EventsInterface(EventsService(engine)))
         service.start()
-        systemd.daemon.notify(f"READY=1\nSTATUS=serving, {len(state.events())} events known")
+        _notify(f"READY=1\nSTATUS=serving, {len(state.events())} events known")
         await stop.wait()
-        systemd.daemon.notify("STOPPING=1")
+        _notify("STOPPING=1")
     return 0
 
 
@@ -141,12 +145,29 @@ def _listener(path: str) -> socket.socket:
         except FileNotFoundError:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         except ConnectionRefusedError:
+            if not Path(path).is_socket():
+                raise FileExistsError(errno.EEXIST, "a file that is no socket is there", path) from None
             Path(path).unlink()
         else:
             raise SocketTaken(path)
     sock.bind(path)
     Path(path).chmod(0o666)
     return sock
+
+
+@contextlib.contextmanager
+def _told(place: str, value: str) -> Generator[None]:
+    """What the host refuses is told as a mistake of the configuration."""
+    try:
+        yield
+    except OSError as error:
+        raise BadConfig("the configuration", place, f"{value}: {error.strerror or error}", "") from error
+
+
+def _notify(text: str) -> None:
+    """Tells systemd; while it executes itself anew nobody listens, and the next word will be heard."""
+    with contextlib.suppress(OSError):
+        systemd.daemon.notify(text)
 
 
 async def _find_devices(engine: Engine, devices: Devices) -> None:
@@ -160,7 +181,7 @@ async def _tick(engine: Engine, state: State) -> None:
     synced = state.next_seq
     while True:
         engine.refresh_page()
-        systemd.daemon.notify("WATCHDOG=1")
+        _notify("WATCHDOG=1")
         if state.next_seq != synced:
             synced = state.next_seq
             await loop.run_in_executor(None, state.sync)
