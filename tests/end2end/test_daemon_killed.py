@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This test will kill the daemon at every step of what it does about a fault, and look what is lost."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from daemon_process import TENANTS, Mpsafed
+from mpsafe.errors import DaemonUnreachable
+from mpsafe.model import Event
+from mpsafe.soft.host import SoftwareHost
+from requires import requires, tool
+from tenant_process import Tenant
+
+pytestmark = requires("soft", "cc")
+
+# An entry that was written and nothing done about it yet, or one that was half written.
+HOW: tuple[Literal["after", "torn"], ...] = ("after", "torn")
+
+
+class Mortal(Mpsafed):
+    """A daemon that ends by SIGKILL at the entry that `arm` names."""
+
+    def __init__(self, host: SoftwareHost) -> None:
+        library, self._order = host.directory / "die.so", host.directory / "die_at"
+        source = Path(__file__).with_name("die_at_entry.c")
+        subprocess.run([tool("cc"), "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source], check=True)
+        self._order.write_text("")
+        preload = {"LD_PRELOAD": os.fspath(library), "DIE_AT_ENTRY": os.fspath(self._order)}
+        super().__init__(host, environment=preload)
+
+    def arm(self, seq: int, how: str) -> None:
+        """It dies at this entry."""
+        self._order.write_text(f"{seq} {how}")
+
+    def disarm(self) -> None:
+        """It does not die any more."""
+        self._order.write_text("")
+
+    def dies(self, *, since: int) -> bool:
+        """Waits until it has died, or a fault behind `since` is closed."""
+        try:
+            self.fault_closed(since=since)
+        except DaemonUnreachable:
+            assert self.process.wait(60) == -9
+            return True
+        return False
+
+
+@pytest.fixture
+def mortal(software_host: SoftwareHost) -> Iterator[Mortal]:
+    with Mortal(software_host) as daemon:
+        daemon.start()
+        yield daemon
+
+
+def last_seq(daemon: Mpsafed) -> int:
+    return max((entry.seq for entry in daemon.written()), default=0)
+
+
+def faults(daemon: Mpsafed) -> list[Event]:
+    """The latest entry of each fault; the stream has no gap, and the daemon tells what its file says."""
+    written = daemon.written()
+    assert [entry.seq for entry in written] == list(range(1, len(written) + 1))
+    told = daemon.client.events()
+    assert {event.id for event in told} == {entry.id for entry in written}
+    return [event for event in told if event.kind == "fault"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_at_each_step_of_a_fence(mortal: Mortal, tenant: Callable[..., Tenant], how: str) -> None:
+    others = [tenant("chat", mortal.socket), tenant("batch", mortal.socket)]
+    servers = mortal.host.control("get_server_list")
+    guilty: list[Tenant] = []
+    step = 0
+    for step in count(1):
+        before = last_seq(mortal)
+        guilty.append(tenant("embed", mortal.socket))
+        mortal.arm(before + step, how)
+        guilty[-1].say("wild_write")
+        died = mortal.dies(since=before)
+        mortal.disarm()
+        if died:
+            mortal.start()
+        event = mortal.fault_closed(since=before)
+        assert [(action.kind, action.target, action.state) for action in event.actions] == [
+            ("fence", guilty[-1].identity, "killed")
+        ]
+        assert guilty[-1].wait() in (1, -9)
+        assert [fault.blame.client for fault in faults(mortal)] == [one.identity for one in guilty]
+        assert [other.do("work") for other in others] == ["ok", "ok"]
+        assert mortal.host.control("get_server_list") == servers
+        if not died:
+            break
+    assert step > 6
+
+
+@pytest.mark.parametrize(("how", "stride"), [("after", 1), ("torn", 3)])
+def test_at_each_step_of_a_restart(mortal: Mortal, tenant: Callable[..., Tenant], how: str, stride: int) -> None:
+    guilty: list[Tenant] = []
+    step = 0
+    for step in count(1, stride):
+        before = last_seq(mortal)
+        started = [tenant(name, mortal.socket, up=False) for name in TENANTS[:2]]
+        guilty.append(started[-1])
+        assert [one.is_up().do("work") for one in started] == ["ok", "ok"]
+        (server,) = [server.pid for server in mortal.client.describe().servers]
+        mortal.arm(before + step, how)
+        guilty[-1].say("trap")
+        died = mortal.dies(since=before)
+        mortal.disarm()
+        if died:
+            mortal.start()
+        event = mortal.fault_closed(since=before)
+        assert [(action.kind, action.state) for action in event.actions] == [("restart_server", "done")]
+        assert event.server == server
+        assert all(one.wait() in (1, -9, -15) for one in started)
+        assert [fault.blame.client for fault in faults(mortal)] == [one.identity for one in guilty]
+        if not died:
+            break
+    assert step > 5
+
+
+def test_before_a_fault(mortal: Mortal, tenant: Callable[..., Tenant]) -> None:
+    other, guilty = tenant("chat", mortal.socket), tenant("embed", mortal.socket)
+    mortal.kill()
+    assert [one.do("work") for one in (other, guilty)] == ["ok", "ok"], "nobody needs the daemon to work"
+    mortal.start()
+    guilty.say("wild_read")
+    event = mortal.fault_closed()
+    assert event.blame.client == guilty.identity
+    assert event.blame.tenant == "embed", "membership outlives the daemon"
+    assert guilty.wait() in (1, -9)
+    assert other.do("work") == "ok"
+
+
+def test_a_fault_while_there_is_no_daemon(mortal: Mortal, tenant: Callable[..., Tenant]) -> None:
+    other, guilty = tenant("chat", mortal.socket), tenant("embed", mortal.socket)
+    (server,) = mortal.client.describe().servers
+    mortal.kill()
+    assert guilty.do("trap") == "error 719"
+    assert guilty.wait() == 1
+    mortal.start()
+    event = mortal.fault_closed()
+    assert event.server == server.pid
+    assert event.blame.client == guilty.identity
+    assert [(action.kind, action.state) for action in event.actions] == [("restart_server", "done")]
+    assert other.wait() in (-9, -15)
+    assert len(faults(mortal)) == 1

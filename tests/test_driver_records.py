@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This test will read the driver's records, from the software kernel and from one that misbehaves."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mpsafe.errors import SourceLost
+from mpsafe.soft.host import SoftwareHost
+from mpsafe.soft.machine import Absorbed, Fatal, Process
+from mpsafe.soft.records import RecordRing
+from mpsafed.driver import Mode
+from mpsafed.driver.records import decode
+from mpsafed.driver.software import SoftwareDriver
+from mpsafed.signals import Cursor, FaultAbsorbed, FaultPassed, Signal, SignalsLost
+from mpsafed.sources import driver_records
+from mpsafed.sources.driver_records import DriverRecords
+from requires import requires
+from tenant_process import Tenant
+
+PATIENCE_S = 60
+UUID = bytes(range(16))
+
+
+class Kernel:
+    """The kernel's end of the device, in the hands of a test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ring = RecordRing(capacity=4)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(os.fspath(path))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._owners: list[socket.socket] = []
+
+    def accept(self) -> socket.socket:
+        """The daemon's connection; every record that is still there is sent at once."""
+        owner, _ = self._listener.accept()
+        self._owners.append(owner)
+        for record in self.ring.since(1):
+            owner.send(record)
+        return owner
+
+    def absorbed(self, pid: int) -> bytes:
+        who = Process(number=pid, pid=pid, uid=1000, start_ticks=pid * 10, comm="python", role="cuda")
+        fault = Absorbed(process=who, device=0, va=0x5000, access="read", detail="pde", new=True)
+        self.ring.absorbed("absorb", fault, UUID, 1)
+        return self.ring.since(self.ring.first)[-1]
+
+    def close(self) -> None:
+        for sock in (*self._owners, self._listener):
+            sock.close()
+
+
+@pytest.fixture
+def kernel(place: Path) -> Iterator[Kernel]:
+    opened = Kernel(place / "mpsafe")
+    yield opened
+    opened.close()
+
+
+def source(path: Path, start: Cursor | None = None, mode: Mode = "absorb") -> DriverRecords:
+    return DriverRecords(lambda: SoftwareDriver(path), mode, start)
+
+
+def read(
+    records: DriverRecords,
+    until: Callable[[list[Signal], list[str]], bool],
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> tuple[list[Signal], list[str]]:
+    """What the source emits and tells of itself; `meanwhile` is done once it is connected."""
+
+    async def reading() -> tuple[list[Signal], list[str]]:
+        found: list[Signal] = []
+        told: list[str] = []
+        task = asyncio.ensure_future(records.run(found.append, told.append))
+        await asyncio.sleep(0)
+        meanwhile()
+        while not until(found, told) and not task.done():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+        return found, told
+
+    return asyncio.run(asyncio.wait_for(reading(), PATIENCE_S))
+
+
+def never(_found: list[Signal], _told: list[str]) -> bool:
+    return False
+
+
+def of(kernel: Kernel, start: Cursor | None, count: int) -> list[Signal]:
+    """The first signals from this kernel."""
+    records = source(kernel.path, start)
+    found, _ = read(records, lambda signals, _: len(signals) >= count, meanwhile=kernel.accept)
+    return found
+
+
+def pids(signals: list[Signal]) -> list[int]:
+    return [signal.client.pid for signal in signals if isinstance(signal, FaultAbsorbed)]
+
+
+def test_records_are_signals(kernel: Kernel) -> None:
+    kernel.ring.policy("absorb")
+    kernel.absorbed(11)
+    who = Process(number=1, pid=12, uid=1000, start_ticks=120, comm="python", role="cuda")
+    fatal = Fatal(
+        process=who, channel=1, device=0, group=1, fault_class="mmu", detail="ro", va=4096, access="write", victims=()
+    )
+    kernel.ring.passed("observe", fatal, UUID)
+    kernel.ring.gone("observe", who)
+    absorbed, passed = of(kernel, None, 2)
+    assert isinstance(absorbed, FaultAbsorbed)
+    assert (absorbed.client.pid, absorbed.client.start_ticks, absorbed.uid) == (11, 110, 1000)
+    assert (absorbed.address, absorbed.access, absorbed.fault) == (0x5000, "read", "pde")
+    assert absorbed.device == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
+    assert abs(absorbed.time_ns - time.time_ns()) < 60e9
+    assert isinstance(passed, FaultPassed)
+    assert (passed.client.pid, passed.fault, passed.access) == (12, "ro", "write")
+    assert passed.status != 0
+
+
+def test_what_was_read_before_a_restart_is_not_read_again(kernel: Kernel) -> None:
+    kernel.absorbed(11)
+    kernel.absorbed(12)
+    first, second = of(kernel, None, 2)
+    kernel.absorbed(13)
+    assert pids(of(kernel, first.cursor, 2)) == [12, 13]
+    assert pids(of(kernel, second.cursor, 1)) == [13]
+
+
+def test_another_load_of_the_module_counts_from_one(kernel: Kernel) -> None:
+    kernel.absorbed(11)
+    (first,) = of(kernel, None, 1)
+    assert first.cursor is not None
+    kernel.ring = RecordRing()
+    kernel.absorbed(12)
+    (second,) = of(kernel, first.cursor, 1)
+    assert pids([second]) == [12]
+    assert second.cursor is not None
+    assert second.cursor.stream != first.cursor.stream
+
+
+def test_overwritten_records_are_counted(kernel: Kernel) -> None:
+    kernel.absorbed(1)
+    (first,) = of(kernel, None, 1)
+    for pid in range(2, 11):
+        kernel.absorbed(pid)
+    lost, *rest = of(kernel, first.cursor, 5)
+    assert isinstance(lost, SignalsLost)
+    assert (lost.source, lost.count) == ("driver", 5)
+    assert pids(rest) == [7, 8, 9, 10]
+
+
+def test_a_daemon_that_dies_between_the_count_and_the_record_reads_the_record_again(kernel: Kernel) -> None:
+    """The cursor of what was lost stands before the record that told it."""
+    for pid in range(1, 11):
+        kernel.absorbed(pid)
+    lost, first, *_ = of(kernel, None, 5)
+    assert lost.cursor is not None
+    assert first.cursor is not None
+    assert lost.cursor.position == first.cursor.position - 1
+    again = of(kernel, lost.cursor, 4)
+    assert pids(again) == [7, 8, 9, 10]
+    assert not any(isinstance(signal, SignalsLost) for signal in again)
+
+
+@pytest.mark.parametrize("packet", [b"short", b"\0" * 400, b"x" * 4096])
+def test_what_is_no_record_ends_the_source(kernel: Kernel, packet: bytes) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(SourceLost, match="driver: expected a record of"):
+        read(source(kernel.path), never, meanwhile=lambda: kernel.accept().send(packet))
+    assert len(os.listdir("/proc/self/fd")) == before + 1, "ours is open, the daemon's is not"
+
+
+def test_a_kernel_that_goes_away_ends_the_source(kernel: Kernel) -> None:
+    with pytest.raises(ConnectionResetError):
+        read(source(kernel.path), never, meanwhile=lambda: kernel.accept().close())
+
+
+def test_a_device_that_is_not_there_ends_the_source(place: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read(source(place / "nothing"), never)
+
+
+def test_the_heart_beats_while_the_source_runs(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_records, "HEARTBEAT_SECONDS", 0.01)
+    said: list[bytes] = []
+    owner: list[socket.socket] = []
+
+    def accept() -> None:
+        owner.append(kernel.accept())
+        owner[0].setblocking(False)
+
+    def beaten(*_: object) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            said.append(owner[0].recv(100))
+        return said.count(b"heartbeat") == 5
+
+    read(source(kernel.path, mode="observe"), beaten, meanwhile=accept)
+    assert said[0] == b"policy observe"
+    assert set(said[1:]) == {b"heartbeat"}
+
+
+def test_every_record_of_a_flood_is_read(kernel: Kernel) -> None:
+    owner: list[socket.socket] = []
+    flood = [kernel.absorbed(pid) for pid in range(1, 1001)]
+    waiting = flood.copy()
+    kernel.ring = RecordRing()
+
+    def accept() -> None:
+        owner.append(kernel.accept())
+        owner[0].setblocking(False)
+
+    def send(signals: list[Signal], _: list[str]) -> bool:
+        try:
+            while waiting:
+                owner[0].send(waiting[0])
+                del waiting[0]
+        except BlockingIOError:
+            pass
+        return len(signals) >= len(flood)
+
+    found, _ = read(source(kernel.path), send, meanwhile=accept)
+    assert pids(found) == list(range(1, 1001))
+
+
+@requires("soft")
+@pytest.mark.parametrize("mode", ["off", "observe", "absorb"])
+def test_the_software_kernel_says_what_is_in_force(place: Path, mode: Mode) -> None:
+    with SoftwareHost(place) as host:
+        signals, told = read(source(host.driver, mode=mode), lambda _, told: f"mode {mode}" in told)
+        assert signals == []
+        assert told[-1] == f"mode {mode}"
+
+
+@requires("soft")
+def test_one_owner_at_a_time(place: Path) -> None:
+    with SoftwareHost(place) as host:
+        owner = SoftwareDriver(host.driver)
+        try:
+            owner.set_mode("observe")
+            # "busy" may be overtaken by the end of the connection, which follows it at once.
+            with pytest.raises((SourceLost, ConnectionError)):
+                read(source(host.driver), never)
+            owner.heartbeat()
+            while not (found := owner.read()):
+                pass
+            assert [decode(raw).mode for raw in found] == ["observe"], "nothing was changed by the second"
+        finally:
+            owner.close()
+
+
+@requires("soft")
+def test_a_fault_of_a_real_tenant_is_read_also_by_the_next_owner(software_host: SoftwareHost) -> None:
+    """An owner that dies loses nothing: the next one starts at the oldest record."""
+    with Tenant(software_host, "embed") as tenant:
+        tenant.say("linger")
+        owner = SoftwareDriver(software_host.driver)
+        owner.set_mode("absorb")
+        assert [tenant.do("wild_read") for _ in range(2)] == ["ok", "ok"]
+        owner.close()
+        records = source(software_host.driver)
+        (signal,), _ = read(records, lambda signals, _: bool(signals))
+    assert isinstance(signal, FaultAbsorbed)
+    assert signal.client == tenant.identity
+    assert (signal.access, signal.fault, signal.uid) == ("read", "pde", os.geteuid())
