@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks: `make bench [ONLY=name]`. Each claim of speed or size has its row, its baseline and its run here."""
