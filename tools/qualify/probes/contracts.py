@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract suites of the tests, which the software GPU passes too."""
+
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+from typing import Final
+
+from tools.qualify.probe import Answer, Probe
+from tools.qualify.stage import ROOT, Broken, NotRun, Stage
+
+__all__ = ["CONTRACTS"]
+
+
+def contract(stage: Stage, answer: Answer, *, suite: str, needs: str) -> None:
+    """Runs tests/contract/<suite>.py: a line a check, name, a tab, "ok" or what was wrong."""
+    if find_spec(needs) is None:
+        raise NotRun(f"no {needs} in this Python")
+    try:
+        done = subprocess.run(
+            [sys.executable, ROOT / "tests" / "contract" / f"{suite}.py"],
+            env=stage.environment,
+            capture_output=True,
+            text=True,
+            timeout=stage.bounded_s(80),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Broken(f"{suite} did not end within {error.timeout:g} s") from error
+    answer.outcome = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    answer.raw["stderr"] = done.stderr.splitlines()[-20:]
+    answer.expect(bool(answer.outcome), f"{suite} ran: status {done.returncode}")
+    for name, result in answer.outcome.items():
+        answer.expect(result == "ok", f"{name}: {result}")
+
+
+def _probe(name: str, subject: str, *, suite: str, needs: str) -> Probe:
+    question = f"Does the real {subject} keep the contract that the software one is held to?"
+    return Probe(name, question, partial(contract, suite=suite, needs=needs))
+
+
+CONTRACTS: Final = (
+    _probe("contract_nvml", "NVML", suite="check_nvml", needs="pynvml"),
+    _probe("contract_cuda", "libcuda", suite="check_cuda", needs="cffi"),
+    _probe("contract_cuda_sharing", "libcuda, between processes,", suite="check_cuda_sharing", needs="cffi"),
+    _probe("contract_cuda_faults", "libcuda, when kernels fault,", suite="check_cuda_faults", needs="cffi"),
+)

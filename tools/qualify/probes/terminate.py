@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`terminate_client`: what it answers, and what becomes of its target and of another client."""
+
+import signal
+import time
+from functools import partial
+from typing import Final, Literal, TypeAlias
+
+from tools.qualify.mps import PrivateMps
+from tools.qualify.probe import Answer, Probe
+from tools.qualify.stage import Stage
+
+__all__ = ["TERMINATE"]
+
+Condition: TypeAlias = Literal["healthy", "busy", "faulted", "stopped"]
+_STOPPED_S: Final = 3.0
+_COMMAND_S: Final = 20.0
+
+
+def terminate(stage: Stage, answer: Answer, *, condition: Condition) -> None:
+    """Two clients; one, in that condition, is terminated."""
+    mps = PrivateMps(stage)
+    target = stage.open("target", environment=mps.environment)
+    bystander = stage.open("bystander", environment=mps.environment)
+    server = mps.server()
+    if condition == "busy":
+        target.ask("endless")
+    elif condition == "faulted":
+        answer.outcome["fault"] = stage.provoke(target, "trap").result
+    elif condition == "stopped":
+        target.signal(signal.SIGSTOP)
+
+    began_ns = time.monotonic_ns()
+    command = mps.begin(f"terminate_client {server} {target.pid}")
+    if condition == "stopped":
+        try:
+            answer.outcome["reply_while_stopped"] = mps.finish(command, limit_s=_STOPPED_S, kill=False)
+        except TimeoutError:
+            answer.outcome["reply_while_stopped"] = None
+        target.signal(signal.SIGCONT)
+    answer.outcome["reply"] = mps.finish(command, limit_s=stage.bounded_s(_COMMAND_S)).splitlines()
+    answer.measured["reply_after_ms"] = round((time.monotonic_ns() - began_ns) / 1e6, 3)
+    answer.outcome |= {
+        "target": target.ask("work").result,
+        "bystander": bystander.ask("work").result,
+        "server_state": mps.state(server),
+        "listed_after": str(target.pid) in mps.control(f"get_client_list {server}").split(),
+    }
+    newcomer = stage.start("newcomer", environment=mps.environment)
+    if condition != "faulted":
+        answer.outcome["newcomer"] = newcomer.ask("open", uuid=stage.target.uuid).result
+        answer.expect(answer.outcome["reply"] == ["0"], "terminate_client answers 0 when the work has stopped")
+        answer.expect(answer.outcome["bystander"] == 0, "terminating a client does not hit another one")
+    outcome, measured, raw = stage.xid_facts(began_ns, [target, bystander, newcomer])
+    answer.outcome |= outcome
+    answer.measured |= measured
+    answer.raw |= raw | {"logs": mps.logs()}
+
+
+def _probe(condition: Condition, *extra: str) -> Probe:
+    return Probe(
+        f"mps_terminate_{condition}",
+        f"What does terminate_client do to a {condition} client?",
+        partial(terminate, condition=condition),
+        reproduced=("reply", "target", "bystander", "server_state", "xids", *extra),
+    )
+
+
+TERMINATE: Final = (
+    _probe("healthy", "newcomer"),
+    _probe("busy", "newcomer"),
+    _probe("stopped", "newcomer", "reply_while_stopped"),
+    _probe("faulted", "fault"),
+)
