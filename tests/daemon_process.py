@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -101,7 +101,7 @@ class Mpsafed:
                 start_new_session=True,
             )
 
-    def start(self) -> None:
+    def start(self, *, ready_for: Literal["faults", "calls"] = "faults") -> None:
         """Starts it and waits until it says that it serves, as it would to systemd (sd_notify(3))."""
         path = self.host.directory / "notify"
         path.unlink(missing_ok=True)
@@ -109,7 +109,8 @@ class Mpsafed:
             notified.bind(os.fspath(path))
             self.launch(NOTIFY_SOCKET=os.fspath(path))
             self._until(notified, lambda: b"READY=1" in notified.recv(4096))
-        self.until_policy()
+        if ready_for == "faults":
+            self.until_policy()
 
     def until_policy(self) -> None:
         """Waits until the driver has its policy: a fault before that meets stock behaviour."""
