@@ -24,13 +24,17 @@ __all__ = [
     "InternalError",
     "MpsafeError",
     "NoCudaDriver",
+    "NotOurs",
     "NotPermitted",
+    "NotSupported",
     "PeerMisbehaved",
     "Refused",
     "SocketTaken",
     "SoftwareGpuFailed",
     "SourceLost",
+    "TooManyReports",
     "UnknownClient",
+    "UnknownControl",
     "UnknownTenant",
     "UnknownXid",
     "all_errors",
@@ -116,6 +120,60 @@ class UnknownClient(Refused):
     @override
     def __str__(self) -> str:
         return f"process {self.pid} is not a client of an MPS server that mpsafed knows"
+
+
+@dataclass(eq=False)
+class UnknownControl(Refused):
+    """The configuration leads to no MPS control daemon of that name."""
+
+    code: ClassVar[str] = "unknown-control"
+    hint: ClassVar[str] = "see which there are with: mpsafe mps status"
+    control: str
+
+    @override
+    def __str__(self) -> str:
+        return f"there is no MPS control daemon named {self.control!r}"
+
+
+@dataclass(eq=False)
+class NotOurs(Refused):
+    """mpsafed only watches this control daemon: the configuration says that somebody else runs it."""
+
+    code: ClassVar[str] = "not-ours"
+    hint: ClassVar[str] = 'give it to mpsafed with [mps] mode = "each-user" or "shared", see mpsafe.toml(5)'
+    control: str
+
+    @override
+    def __str__(self) -> str:
+        return f"the MPS control daemon {self.control} is not started and stopped by mpsafed"
+
+
+@dataclass(eq=False)
+class NotSupported(Refused):
+    """The MPS that runs has no such command."""
+
+    code: ClassVar[str] = "not-supported"
+    hint: ClassVar[str] = "mpsafe mps status tells which interface each control daemon speaks"
+    what: str
+    wants: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.what} wants {self.wants}"
+
+
+@dataclass(eq=False)
+class TooManyReports(Refused):
+    """A user's processes report faster than reports are taken in."""
+
+    code: ClassVar[str] = "too-many-reports"
+    hint: ClassVar[str] = "report when something changed, a few times a second at most"
+    uid: int
+    per_second: int
+
+    @override
+    def __str__(self) -> str:
+        return f"uid {self.uid} sends more than {self.per_second} reports a second"
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 """The words of mpsafe, one per thing. These values travel over the socket as they stand here.
 
 device   one GPU, by UUID; ordinals are never trusted
+control  one MPS control daemon with directories of its own; it starts servers
 server   one MPS server process
 client   one process connected to a server: (pid, start time), never a bare pid
 tenant   a named service with a policy: who it is and how its faults are treated
@@ -21,6 +22,8 @@ __all__ = [
     "Blame",
     "Client",
     "ClientState",
+    "ControlDaemon",
+    "ControlState",
     "Device",
     "Event",
     "EventKind",
@@ -29,7 +32,10 @@ __all__ = [
     "EvidenceSource",
     "Fault",
     "FaultClass",
+    "Figures",
     "Identity",
+    "Limits",
+    "MpsInterface",
     "Server",
     "ServerState",
     "SourceState",
@@ -41,13 +47,25 @@ EventKind: TypeAlias = Literal["fault", "eviction", "exit", "server", "device"]
 EventPhase: TypeAlias = Literal["open", "closed"]
 FaultClass: TypeAlias = Literal["mmu", "sm", "device", "other"]
 ServerState: TypeAlias = Literal["initializing", "active", "fault", "gone", "unknown"]
+ControlState: TypeAlias = Literal["running", "starting", "stopped", "failed"]
+MpsInterface: TypeAlias = Literal["v2", "v3", "unknown"]
 ClientState: TypeAlias = Literal["connected", "doomed", "fenced", "gone"]
 TenantHealth: TypeAlias = Literal["absent", "healthy", "fenced", "lost"]
 ActionKind: TypeAlias = Literal["fence", "restart_server", "note"]
 ActionState: TypeAlias = Literal[
-    "requested", "frozen", "cut", "terminating", "proven", "assumed", "killed", "done", "failed"
+    "requested",
+    "frozen",
+    "cut",
+    "terminating",
+    "proven",
+    "assumed",
+    "killed",
+    "started",
+    "limited",
+    "done",
+    "failed",
 ]
-EvidenceSource: TypeAlias = Literal["kernel_record", "server_log", "xid_pid", "self_report", "exit"]
+EvidenceSource: TypeAlias = Literal["kernel_record", "server_log", "xid_pid", "nvml", "self_report", "exit"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,7 +81,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One GPU as NVML describes it. Memory in bytes."""
+    """One GPU as NVML describes it. Memory in bytes.
+
+    `compute_mode`: default, exclusive_process, prohibited, or unknown (nvml.h, nvmlComputeMode_t).
+    """
 
     uuid: str
     index: int
@@ -73,16 +94,58 @@ class Device:
     memory_total_bytes: int
     memory_used_bytes: int
     software: bool
+    compute_mode: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a control daemon grants the clients of its servers; what is left out is MPS's own default.
+
+    `active_thread_percentage` over 0 to 100. `client_priority` 0 normal, 1 below normal. `pinned_mib`:
+    device memory in MiB that one client may pin, by device ordinal, which MPS counts itself; in v3 one
+    limit for all devices, by "all". `partitions`: sizes in chunks of SMs, by device UUID.
+    """
+
+    active_thread_percentage: float | None = None
+    client_priority: int | None = None
+    pinned_mib: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+    partitions: dict[str, list[int]] = field(default_factory=lambda: dict[str, list[int]]())
+
+
+@dataclass(frozen=True, slots=True)
+class ControlDaemon:
+    """One MPS control daemon: what is declared for it and what it says.
+
+    `uid`: whose alone it is; None: it serves every user, and one user's fault is everybody's. `wanted`:
+    whether it is to run. `declared` limits were asked for, `in_force` were read back, `drift` has a
+    sentence for each difference. `trouble` is empty, or why it does not run or cannot be asked.
+    `starts` counts how often mpsafed has started it since mpsafed itself was started.
+    """
+
+    name: str
+    uid: int | None
+    pipe_directory: str
+    log_directory: str
+    identity: Identity | None
+    state: ControlState
+    interface: MpsInterface
+    wanted: bool
+    declared: Limits
+    in_force: Limits | None
+    drift: list[str]
+    trouble: str
+    starts: int
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One MPS server process."""
+    """One MPS server process; `control` names the control daemon that it belongs to."""
 
     pid: int
     uid: int
     state: ServerState
     clients: int
+    control: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +161,16 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What one process says of its own work; None: nothing new, what it said before counts on."""
+
+    queue: int | None = None
+    in_flight: int | None = None
+    latency_ns: int | None = None
+    resident_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """One tenant and how it is. `generation` counts the processes that attached for it."""
 
@@ -106,6 +179,7 @@ class Tenant:
     health: TenantHealth
     generation: int
     clients: list[Identity]
+    figures: Figures = field(default_factory=Figures)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from mpsafe.client.attachment import Attachment
 from mpsafe.client.wire import sent_error
 from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
 from mpsafe.model import Client as MpsClient
-from mpsafe.model import Device, Event, Tenant
+from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Tenant
 from mpsafe.protocol import DEFAULT_SOCKET
-from mpsafe.protocol.events import Watched
+from mpsafe.protocol.events import Explanation, Watched
 from mpsafe.protocol.host import Description
 
 __all__ = ["AsyncClient"]
@@ -75,9 +75,39 @@ class AsyncClient:
         """The latest entry of each event with a `seq` greater than `since`."""
         return (await self._read("io.mpsafe.Events.List", {"since": since, "limit": limit}, calls.Events)).events
 
+    async def explain(self, number: int) -> Explanation:
+        """The event of that id, and why its client is blamed or nobody is."""
+        return (await self._read("io.mpsafe.Events.Explain", {"id": number}, calls.Explained)).explanation
+
     async def fence(self, pid: int) -> int:
         """Fences a client; returns the id of the event that tells how it goes. Wants the role admin."""
         return (await self._call("io.mpsafe.Events.Fence", {"pid": pid}, calls.Fenced)).event
+
+    async def controls(self) -> list[ControlDaemon]:
+        """The MPS control daemons that this user may see."""
+        return (await self._read("io.mpsafe.Mps.Status", {}, calls.Controls)).controls
+
+    async def start_mps(self, control: str) -> ControlDaemon:
+        """Has a control daemon run from now on; returns once it answers. Wants the role admin, as all changes do."""
+        return await self._change("Start", {"control": control})
+
+    async def stop_mps(self, control: str, *, force: bool = False) -> ControlDaemon:
+        """Has it not run. Without `force` this waits until its clients have left, however long they stay."""
+        return await self._change("Stop", {"control": control, "force": force})
+
+    async def set_limits(self, control: str, limits: Limits | None) -> ControlDaemon:
+        """Declares limits for clients that connect from now on; None: those of the configuration count again."""
+        declared = {} if limits is None else {"limits": msgspec.to_builtins(limits)}
+        return await self._change("SetLimits", {"control": control, **declared})
+
+    async def partition(self, control: str, device: str, chunks: list[int]) -> ControlDaemon:
+        """Declares the SM partitions of one device, by UUID, sizes in chunks; an empty list takes them away."""
+        return await self._change("Partition", {"control": control, "device": device, "chunks": chunks})
+
+    async def report(self, figures: Figures | None = None, *, error: int | None = None, text: str = "") -> None:
+        """Tells of this process, once it has attached for a tenant; see `Client.report`."""
+        parameters = {**msgspec.to_builtins(figures or Figures()), "error": error, "text": text or None}
+        await self._call("io.mpsafe.Host.Report", parameters, calls.Nothing)
 
     async def attach(self, tenant: str | None = None) -> Attachment:
         """The status page; with `tenant` this process is one of that tenant's from now on."""
@@ -109,6 +139,20 @@ class AsyncClient:
                 if loop.time() - away_since > patience_s:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def _change(self, method: str, parameters: dict[str, Any]) -> ControlDaemon:
+        """On a connection of its own and without a limit: the daemon has its own, and a stop waits for clients."""
+        transport, protocol = await self._open()
+        try:
+            answer = await protocol.call(VarlinkMethodCall(f"io.mpsafe.Mps.{method}", parameters))
+        except ConnectionError as error:
+            raise DaemonUnreachable(self._path, str(error)) from error
+        except (TypeError, ValueError) as error:
+            raise PeerMisbehaved(self._path, "a Varlink reply", str(error)) from error
+        finally:
+            transport.close()
+        assert answer is not None
+        return self._converted(answer[0], calls.Changed).control
 
     async def _stream(self, since: int | None) -> AsyncGenerator[Watched]:
         transport, protocol = await self._open()

@@ -3,10 +3,23 @@
 
 import msgspec
 
-from mpsafe.model import Client, Device, Event, Tenant
+from mpsafe.model import Client, ControlDaemon, Device, Event, Tenant
 from mpsafe.protocol import events, host
 
-__all__ = ["Attached", "Clients", "Described", "Devices", "Events", "Fenced", "Tenants", "Watching"]
+__all__ = [
+    "Attached",
+    "Changed",
+    "Clients",
+    "Controls",
+    "Described",
+    "Devices",
+    "Events",
+    "Explained",
+    "Fenced",
+    "Nothing",
+    "Tenants",
+    "Watching",
+]
 
 
 class Described(msgspec.Struct):
@@ -58,3 +71,25 @@ class Fenced(msgspec.Struct):
     """Of Events.Fence."""
 
     event: int
+
+
+class Explained(msgspec.Struct):
+    """Of Events.Explain."""
+
+    explanation: events.Explanation
+
+
+class Nothing(msgspec.Struct):
+    """Of Host.Report."""
+
+
+class Controls(msgspec.Struct):
+    """Of Mps.Status."""
+
+    controls: list[ControlDaemon]
+
+
+class Changed(msgspec.Struct):
+    """Of Mps.Start, Stop, SetLimits and Partition: the control daemon as it is now."""
+
+    control: ControlDaemon

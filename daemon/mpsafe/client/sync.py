@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, Self, TypeVar
 
+import msgspec
+
 from mpsafe.client import calls
 from mpsafe.client.attachment import Attachment
 from mpsafe.client.wire import Wire
 from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
 from mpsafe.model import Client as MpsClient
-from mpsafe.model import Device, Event, Tenant
+from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Tenant
 from mpsafe.protocol import DEFAULT_SOCKET
-from mpsafe.protocol.events import Watched
+from mpsafe.protocol.events import Explanation, Watched
 from mpsafe.protocol.host import Description
 
 __all__ = ["Client"]
@@ -67,9 +69,43 @@ class Client:
         """The latest entry of each event with a `seq` greater than `since`."""
         return self._read("io.mpsafe.Events.List", {"since": since, "limit": limit}, calls.Events).events
 
+    def explain(self, number: int) -> Explanation:
+        """The event of that id, and why its client is blamed or nobody is."""
+        return self._read("io.mpsafe.Events.Explain", {"id": number}, calls.Explained).explanation
+
     def fence(self, pid: int) -> int:
         """Fences a client; returns the id of the event that tells how it goes. Wants the role admin."""
         return self._call("io.mpsafe.Events.Fence", {"pid": pid}, calls.Fenced).event
+
+    def controls(self) -> list[ControlDaemon]:
+        """The MPS control daemons that this user may see."""
+        return self._read("io.mpsafe.Mps.Status", {}, calls.Controls).controls
+
+    def start_mps(self, control: str) -> ControlDaemon:
+        """Has a control daemon run from now on; returns once it answers. Wants the role admin, as all changes do."""
+        return self._change("Start", {"control": control})
+
+    def stop_mps(self, control: str, *, force: bool = False) -> ControlDaemon:
+        """Has it not run. Without `force` this waits until its clients have left, however long they stay."""
+        return self._change("Stop", {"control": control, "force": force})
+
+    def set_limits(self, control: str, limits: Limits | None) -> ControlDaemon:
+        """Declares limits for clients that connect from now on; None: those of the configuration count again."""
+        declared = {} if limits is None else {"limits": msgspec.to_builtins(limits)}
+        return self._change("SetLimits", {"control": control, **declared})
+
+    def partition(self, control: str, device: str, chunks: list[int]) -> ControlDaemon:
+        """Declares the SM partitions of one device, by UUID, sizes in chunks; an empty list takes them away."""
+        return self._change("Partition", {"control": control, "device": device, "chunks": chunks})
+
+    def report(self, figures: Figures | None = None, *, error: int | None = None, text: str = "") -> None:
+        """Tells of this process, once it has attached for a tenant: figures for the status page, or its last error.
+
+        `error` is the CUresult that its calls return since its context was lost, and `text` one line about
+        it. Raises UnknownClient before it has attached, and TooManyReports over 20 a second of one user.
+        """
+        parameters = {**msgspec.to_builtins(figures or Figures()), "error": error, "text": text or None}
+        self._call("io.mpsafe.Host.Report", parameters, calls.Nothing)
 
     def attach(self, tenant: str | None = None) -> Attachment:
         """The status page; with `tenant` this process is one of that tenant's from now on.
@@ -105,6 +141,11 @@ class Client:
                 if time.monotonic() - away_since > patience_s:
                     raise
                 time.sleep(RETRY_SECONDS)
+
+    def _change(self, method: str, parameters: dict[str, Any]) -> ControlDaemon:
+        """On a connection of its own and without a limit: the daemon has its own, and a stop waits for clients."""
+        with Wire(self._path, timeout_s=None) as wire:
+            return wire.call(f"io.mpsafe.Mps.{method}", parameters, calls.Changed).control
 
     def _connected(self) -> Wire:
         if self._wire is None:

@@ -11,7 +11,7 @@ from mpsafe.errors import BadRequest, NotPermitted, UnknownClient
 from mpsafe.model import Event
 from mpsafe.protocol.replies import declared
 
-__all__ = ["NAME", "Events", "EventsInterface", "Watched"]
+__all__ = ["NAME", "Events", "EventsInterface", "Explanation", "Watched"]
 
 NAME: Final = "io.mpsafe.Events"
 
@@ -28,11 +28,20 @@ class Watched:
     event: Event | None
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An event, and in a few sentences why its client is blamed or nobody is (mpsafe.blame)."""
+
+    event: Event
+    because: list[str]
+
+
 class Events(Protocol):
     """What the daemon implements."""
 
     def watch(self, since: int | None) -> AsyncIterator[Watched]: ...
     def recent(self, since: int | None, limit: int) -> list[Event]: ...
+    def explain(self, number: int) -> Explanation: ...
     def fence(self, pid: int) -> int: ...
 
 
@@ -54,6 +63,11 @@ class EventsInterface(VarlinkInterface, name=NAME):
     def List(self, *, since: int | None = None, limit: int | None = None) -> list[Event]:
         """The latest entry of each event with a `seq` greater than `since`, oldest first, at most `limit`."""
         return self._events.recent(since, 1000 if limit is None else limit)
+
+    @varlinkmethod(return_parameter="explanation")
+    def Explain(self, *, id: int) -> Explanation:
+        """The latest entry of the event of that `id`, and why its client is blamed or nobody is."""
+        return self._events.explain(id)
 
     @varlinkmethod(return_parameter="event")
     def Fence(self, *, pid: int) -> int:

@@ -6,8 +6,8 @@ from typing import Final, Protocol, TypedDict
 
 from asyncvarlink import FileDescriptor, VarlinkInterface, varlinkmethod
 
-from mpsafe.errors import BadRequest, NotPermitted, UnknownTenant
-from mpsafe.model import Client, Device, Server, SourceState, Tenant
+from mpsafe.errors import BadRequest, NotPermitted, TooManyReports, UnknownClient, UnknownTenant
+from mpsafe.model import Client, Device, Figures, Server, SourceState, Tenant
 from mpsafe.protocol.replies import declared
 
 __all__ = ["NAME", "Attached", "Description", "Host", "HostInterface"]
@@ -53,12 +53,13 @@ class Host(Protocol):
     async def devices(self) -> list[Device]: ...
     async def clients(self) -> list[Client]: ...
     def tenants(self) -> list[Tenant]: ...
+    def report(self, figures: Figures, *, error: int | None, text: str) -> None: ...
 
 
 class HostInterface(VarlinkInterface, name=NAME):
     """What this host has and how it is."""
 
-    errors = declared(NAME, NotPermitted, UnknownTenant, BadRequest)
+    errors = declared(NAME, NotPermitted, UnknownTenant, UnknownClient, TooManyReports, BadRequest)
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -87,3 +88,21 @@ class HostInterface(VarlinkInterface, name=NAME):
     def ListTenants(self) -> list[Tenant]:
         """The tenants of the configuration and how they are."""
         return self._host.tenants()
+
+    @varlinkmethod
+    def Report(
+        self,
+        *,
+        queue: int | None = None,
+        in_flight: int | None = None,
+        latency_ns: int | None = None,
+        resident_bytes: int | None = None,
+        error: int | None = None,
+        text: str | None = None,
+    ) -> None:
+        """What the peer's process says of itself, once it has attached for a tenant; all of it may be left out.
+
+        The figures are shown on the status page. `error` is the CUresult that its calls return since its
+        context was lost, and `text` one line about it.
+        """
+        self._host.report(Figures(queue, in_flight, latency_ns, resident_bytes), error=error, text=text or "")
