@@ -87,6 +87,7 @@ def test_devices_are_those_of_nvml(host: SoftwareHost) -> None:
         assert first.memory_total_bytes == 1 << 30
         assert first.memory_used_bytes == 0
         assert first.software
+        assert first.compute_mode == "default"
         assert devices.state.alive
         assert devices.age_s is not None
         await devices.close()

@@ -3,6 +3,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -12,8 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsafe.errors import SourceLost
 from mpsafed.signals import Cursor, Signal, SignalsLost, XidSeen
-from mpsafed.sources.kernel_log import KernelLog
+from mpsafed.sources import now_ns
+from mpsafed.sources.kernel_journal import KernelJournal
+from mpsafed.sources.kernel_log import KernelLog, PrintkClock, kernel_log
+from requires import requires
 
 PATIENCE_S = 60
 KMSG: Final = Path("/dev/kmsg")
@@ -152,7 +158,7 @@ def test_a_log_that_is_not_there_yet_is_read_from_its_beginning(path: Path) -> N
 
 
 def test_a_log_that_nobody_can_read_is_lost(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(SourceLost, match="is no regular file"):
         read(tmp_path, None, until=lambda _: False)
 
 
@@ -180,3 +186,53 @@ def test_the_real_log_is_read_from_a_cursor() -> None:
     other_boot = KernelLog(KMSG, Cursor(end.source, "another boot", end.position + 1_000_000))
     signals = _run(_read(other_boot, lambda _: other_boot.cursor.stream == end.stream))
     assert not any(isinstance(signal, SignalsLost) for signal in signals)
+
+
+def test_a_record_that_comes_while_one_waits_sets_the_clock() -> None:
+    """However far printk's clock is from CLOCK_MONOTONIC."""
+    clock = PrintkClock()
+    before = now_ns()
+    clock.arrived(5_000_000_000)
+    after = now_ns()
+    when = clock.time_ns(5_000_000_000)
+    assert before <= when <= after
+    assert clock.time_ns(4_000_000_000) == when - 1_000_000_000, "also for what came before it"
+
+
+def test_until_a_record_has_come_the_clock_is_monotonic() -> None:
+    before = now_ns()
+    stamp = time.monotonic_ns()
+    assert abs(PrintkClock().time_ns(stamp) - before) < PATIENCE_S * 1_000_000_000
+
+
+def test_the_setting_says_which_log_it_is(path: Path) -> None:
+    assert isinstance(kernel_log("journal", None), KernelJournal)
+    assert isinstance(kernel_log(os.fspath(path), None), KernelLog)
+
+
+@requires("root", "setpriv")
+@pytest.mark.skipif(not KMSG.exists(), reason="/dev/kmsg is missing")
+@pytest.mark.parametrize("may", [True, False])
+def test_the_journal_stands_in_for_a_device_that_cannot_be_opened(may: bool) -> None:
+    script = (
+        "import os\n"
+        "from mpsafed.sources.kernel_log import kernel_log\n"
+        "try:\n"
+        "    os.open('/dev/kmsg', os.O_RDONLY | os.O_NONBLOCK)\n"
+        "except OSError:\n"
+        "    opens = False\n"
+        "else:\n"
+        "    opens = True\n"
+        "print(opens, type(kernel_log('/dev/kmsg', None)).__name__)\n"
+    )
+    drop = ["--bounding-set=-syslog,-dac_override,-sys_admin", "--reuid=65534", "--clear-groups", "--inh-caps=-all"]
+    command = [*(["setpriv", *drop] if not may else []), sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    opens, which = done.stdout.split()
+    assert which == ("KernelLog" if opens == "True" else "KernelJournal")
+
+
+def test_a_cursor_of_the_journal_is_none_of_the_device(path: Path) -> None:
+    """Or all of this boot would be read again where the setting is changed."""
+    add(path, record(XID))
+    assert KernelLog(path, Cursor("kernel-log", "journal s=1;i=2", 0)).cursor.position == path.stat().st_size

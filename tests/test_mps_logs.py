@@ -3,8 +3,9 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mpsafe.model import SourceState
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.signals import ClientConnected, Cursor, ServerBlamed, ServerChanged, Signal
 from mpsafed.sources import Source, keep_running
-from mpsafed.sources.mps_logs import ControlLog, ServerLog
+from mpsafed.sources.mps_logs import TEXT_MAX, ControlLog, ServerLog, local_time_ns
 from requires import requires
 from tenant_process import Tenant
 
@@ -111,6 +112,36 @@ def test_clients_states_and_blame(tmp_path: Path) -> None:
     assert "caused a fatal fault on device 0" in blamed.text
 
 
+def test_each_control_daemon_has_sources_of_its_own(tmp_path: Path) -> None:
+    """Their signals say whose they are and who can have written them."""
+    assert ControlLog(tmp_path, None).name == ControlLog.name == "mps-control-log"
+    assert ServerLog(tmp_path, None, control="uid-1000").name == "mps-server-log uid-1000"
+    assert ServerLog.name_of("uid-1000") == "mps-server-log uid-1000"
+    (tmp_path / "control.log").write_text(line("Starting new server 500 for user 1000", who="Control") + END)
+    text = line("Client {PID: 77, Context ID: 3} connected") + line("Server status changed to FAULT")
+    (tmp_path / "server.log").write_text(text + line("Client {PID: 77, Context ID: 3} caused a fatal fault"))
+    beginning = Cursor("", "absent", 0)
+    writers = iter([1000, None, 1000])
+    control = ControlLog(tmp_path, beginning, control="uid-1000", writer=lambda: None)
+    server = ServerLog(tmp_path, beginning, control="uid-1000", writer=lambda: next(writers))
+    (started, _) = read(control, lambda signals: len(signals) == 2)
+    connected, fault, blamed = read(server, lambda signals: len(signals) == 3)
+    assert isinstance(started, ServerChanged)
+    assert (started.control, started.writer) == ("uid-1000", None)
+    assert isinstance(connected, ClientConnected)
+    assert (connected.control, connected.writer) == ("uid-1000", 1000)
+    assert isinstance(fault, ServerChanged)
+    assert (fault.control, fault.writer) == ("uid-1000", None)
+    assert isinstance(blamed, ServerBlamed)
+    assert blamed.writer == 1000
+
+
+def test_a_text_is_cut(tmp_path: Path) -> None:
+    (signal,) = said(ServerLog, tmp_path, line("Client {PID: 77, Context ID: 3} caused a fatal fault" + "x" * 60_000))
+    assert isinstance(signal, ServerBlamed)
+    assert len(signal.text) == TEXT_MAX
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -135,6 +166,22 @@ def test_what_is_not_recognised_is_no_signal(tmp_path: Path, text: str | bytes) 
 def test_a_time_that_is_none_is_now(tmp_path: Path) -> None:
     (signal,) = said(ServerLog, tmp_path, line("Server status changed to FAULT", stamp="2026-99-99 99:99:99.999"))
     assert signal.time_ns > WHEN_NS or signal.time_ns > 0
+
+
+@pytest.mark.parametrize(("hour", "utc_hour"), [(0, 0), (1, 1), (2, 1)])
+def test_in_an_hour_that_comes_twice_a_line_is_of_just_now(
+    monkeypatch: pytest.MonkeyPatch, hour: int, utc_hour: int
+) -> None:
+    """Summer time ends at 01:00 UTC: 02:30 local time is 00:30 UTC, and an hour later 01:30 UTC."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        now_ns = int(datetime(2026, 10, 25, hour, 31, tzinfo=UTC).timestamp()) * 1_000_000_000
+        found_ns = local_time_ns("2026-10-25 02:30:00.000", now_ns=now_ns)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert datetime.fromtimestamp(found_ns / 1e9, UTC) == datetime(2026, 10, 25, utc_hour, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("who", ["Legacy Server", "Server", "Other"])

@@ -63,6 +63,28 @@ from mpsafed.main import main
 sys.exit(main())
 """
 
+LISTEN = """
+import asyncio, contextlib
+from mpsafe.errors import SourceLost
+from mpsafed.sources.process_ends import ProcessEnds
+
+async def listen():
+    from mpsafed.sources import {what}
+    source = (
+        {what}.DeviceEvents()
+        if "{what}" == "device_events"
+        else {what}.ProcessEvents(ProcessEnds(print), parents=set, born=print, missed=print)
+    )
+    told = asyncio.Event()
+    listening = asyncio.ensure_future(source.run(print, lambda detail: told.set()))
+    await asyncio.wait([listening, asyncio.ensure_future(told.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if listening.done():
+        with contextlib.suppress(SourceLost):  # the machine may not let one listen
+            listening.result()
+
+asyncio.run(listen())
+"""
+
 USES = [
     Use("asyncinotify", ("asyncinotify",), DAEMON),
     Use("asyncvarlink", ("asyncvarlink",), DAEMON),
@@ -79,11 +101,18 @@ USES = [
         "from mpsafed.nvml_helper import Nvml; assert Nvml().answer('devices')['devices'][0].software",
     ),
     Use(
+        "prometheus-client",
+        ("prometheus_client",),
+        "from mpsafed import metrics; metrics.serve('127.0.0.1:0').close()",
+    ),
+    Use(
         "psutil",
         ("psutil",),
         "import os; from mpsafed import processes;"
         "assert processes.name_and_uid(processes.identify(os.getpid()))[1] == os.geteuid()",
     ),
+    Use("pyroute2", ("pyroute2",), LISTEN.format(what="process_events")),
+    Use("pyudev", ("pyudev",), LISTEN.format(what="device_events")),
     Use("rich", ("rich",), EXPLAIN),
     Use("systemd-python", ("systemd",), DAEMON),
     Use("typing_extensions", ("typing_extensions",), EXPLAIN),

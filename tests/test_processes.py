@@ -12,6 +12,7 @@ import pytest
 
 from mpsafe.model import Identity
 from mpsafed.processes import Process, identify, name_and_uid
+from mpsafed.signals import ClientGone, Signal
 from mpsafed.sources.process_ends import ProcessEnds
 
 PATIENCE_S = 60
@@ -133,13 +134,14 @@ def test_ends_are_told_once_and_also_of_the_dead(sleeper: subprocess.Popen[bytes
         loop = asyncio.get_running_loop()
         done = loop.create_future()
 
-        def ended(identity: Identity) -> None:
-            told.append(identity)
-            if identity == living and not done.done():
+        def emit(signal: Signal) -> None:
+            assert isinstance(signal, ClientGone)
+            told.append(signal.client)
+            if signal.client == living and not done.done():
                 done.set_result(None)
 
         living, dead = identity_of(sleeper), Identity(2**22 + 1, 1)
-        watched = ProcessEnds(ended)
+        watched = ProcessEnds(emit)
         watched.watch(dead)
         assert told == [dead]
         watched.watch(living)
@@ -154,7 +156,7 @@ def test_ends_are_told_once_and_also_of_the_dead(sleeper: subprocess.Popen[bytes
 
 def test_nobody_is_watched_after_close(sleeper: subprocess.Popen[bytes]) -> None:
     async def ends() -> None:
-        told: list[Identity] = []
+        told: list[Signal] = []
         watched = ProcessEnds(told.append)
         before = len(os.listdir("/proc/self/fd"))
         watched.watch(identity_of(sleeper))

@@ -3,6 +3,9 @@
 
 import asyncio
 import os
+import shutil
+import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsafe.errors import SourceLost
 from mpsafed.signals import Cursor
-from mpsafed.sources.tail import LINE_MAX, end_of, follow
+from mpsafed.sources.tail import CHUNK, LINE_MAX, end_of, follow
 
 PATIENCE_S = 60
 
@@ -233,6 +237,133 @@ def test_however_a_text_is_cut_its_lines_are_the_same(
                 line, cursor = await anext(lines)
                 found.append(line)
         assert found == wanted
+
+    run(check())
+
+
+@pytest.mark.parametrize("how", ["moved", "removed"])
+def test_a_directory_that_goes_away_ends_the_stream(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "log"
+    path = directory / "server.log"
+
+    async def check() -> None:
+        directory.mkdir()
+        add(path, "one\n")
+        lines = follow(path, START)
+        assert await take(lines, 1) == ["one"]
+        step = await waits(lines)
+        if how == "moved":
+            directory.rename(tmp_path / "log.old")
+        else:
+            shutil.rmtree(directory)
+        with pytest.raises(StopAsyncIteration):
+            await step
+        directory.mkdir()
+        add(path, "back\n")
+        assert await take(follow(path, START), 1) == ["back"]
+
+    run(check())
+
+
+def test_a_directory_that_goes_away_before_the_file_came_ends_the_stream(tmp_path: Path) -> None:
+    directory = tmp_path / "log"
+
+    async def check() -> None:
+        directory.mkdir()
+        lines = follow(directory / "server.log", START)
+        step = await waits(lines)
+        directory.rmdir()
+        with pytest.raises(StopAsyncIteration):
+            await step
+
+    run(check())
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_symbolic_link_is_not_followed(path: Path, dangling: bool) -> None:
+    """Whoever may write to the directory could have any file read."""
+
+    async def check() -> None:
+        target = path.with_name("secret")
+        if not dangling:
+            add(target, "secret\n")
+        path.symlink_to(target)
+        with pytest.raises(SourceLost, match=r"server\.log is a symbolic link: not followed"):
+            await anext(follow(path, START))
+
+    run(check())
+
+
+def test_a_file_that_is_replaced_by_a_link_ends_the_stream(path: Path) -> None:
+    async def check() -> None:
+        add(path, "one\n")
+        lines = follow(path, START)
+        await take(lines, 1)
+        step = await waits(lines)
+        path.rename(path.with_name("kept"))
+        path.symlink_to(path.with_name("kept"))
+        with pytest.raises(StopAsyncIteration):
+            await step
+
+    run(check())
+
+
+@pytest.mark.parametrize("what", ["fifo", "directory", "socket"])
+def test_what_is_no_regular_file_is_not_read(path: Path, what: str) -> None:
+    """A FIFO without a writer would be waited for for ever."""
+
+    async def check() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            if what == "fifo":
+                os.mkfifo(path)
+            elif what == "directory":
+                path.mkdir()
+            else:
+                listener.bind(os.fspath(path))
+            with pytest.raises((SourceLost, OSError)) as caught:
+                await anext(follow(path, START))
+            assert what == "socket" or "is no regular file: not read" in str(caught.value)
+
+    run(check())
+
+
+def test_a_line_of_a_gibibyte_costs_a_chunk_of_memory(path: Path) -> None:
+    async def check() -> None:
+        with path.open("wb") as file:
+            file.truncate(1 << 30)
+            file.seek(1 << 30)
+            file.write(b"\nafter\n")
+        lines = follow(path, START)
+        tracemalloc.start()
+        try:
+            cut, _ = await anext(lines)
+            after, cursor = await anext(lines)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (len(cut), after) == (LINE_MAX, "after")
+        assert cursor.position == path.stat().st_size
+        assert peak_bytes < 8 * CHUNK
+
+    run(check())
+
+
+def test_a_long_file_leaves_others_their_turn(path: Path) -> None:
+    async def check() -> None:
+        add(path, b"line\n" * CHUNK)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        task = asyncio.ensure_future(other())
+        await take(follow(path, START), CHUNK)
+        assert turns >= 4
+        task.cancel()
+        await asyncio.wait([task])
 
     run(check())
 

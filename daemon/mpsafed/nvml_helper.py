@@ -11,7 +11,11 @@ Reads one JSON object a line from stdin and writes one a line to stdout, until s
 `error.code` is an nvmlReturn_t (nvml.h). A device that NVML lists but cannot describe is a sentence
 in `problems`, never a reason to hide the others.
 
-    python -m mpsafed.nvml_helper
+As `events` it reads nothing and writes what happens, as long as somebody reads it; at least a beat a second:
+
+    {"watched": 2, "problems": [...]}       {"uuid": "GPU-...", "xid": 31}       {}
+
+    python -m mpsafed.nvml_helper [events]
 """
 
 import importlib
@@ -27,6 +31,10 @@ from mpsafe.model import Device
 __all__ = ["main"]
 
 LINE_MAX_BYTES: Final = 4096
+BEAT_MS: Final = 1000
+
+# nvmlComputeMode_t (nvml.h); 1, exclusive thread, is no more.
+_COMPUTE_MODES: Final = {0: "default", 2: "prohibited", 3: "exclusive_process"}
 
 
 class Ask(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,7 +94,15 @@ class Nvml:
             memory_total_bytes=memory.total,
             memory_used_bytes=memory.used,
             software="software" in name.lower(),
+            compute_mode=self._compute_mode(handle),
         )
+
+    def _compute_mode(self, handle: object) -> str:
+        """A device that cannot tell it is none the worse for it."""
+        try:
+            return _COMPUTE_MODES.get(self.pynvml.nvmlDeviceGetComputeMode(handle), "unknown")
+        except self.pynvml.NVMLError:
+            return "unknown"
 
     def _processes(self) -> Iterator[dict[str, object]]:
         for index in range(self.pynvml.nvmlDeviceGetCount()):
@@ -106,6 +122,48 @@ class Nvml:
                 return {}
             raise
 
+    def events(self) -> Iterator[dict[str, object]]:
+        """What is watched, then each Xid as it happens, and a beat wherever nothing does. Never ends."""
+        self.pynvml.nvmlInit()
+        events = self.pynvml.nvmlEventSetCreate()
+        watched, problems = 0, list[str]()
+        for index in range(self.pynvml.nvmlDeviceGetCount()):
+            try:
+                watched += self._watch(index, events)
+            except self.pynvml.NVMLError as error:
+                problems.append(f"device {index}: {error} ({error.value})")
+        yield {"watched": watched, "problems": problems}
+        while True:
+            try:
+                event = self.pynvml.nvmlEventSetWait_v2(events, BEAT_MS)
+            except self.pynvml.NVMLError as error:
+                if error.value != self.pynvml.NVML_ERROR_TIMEOUT:
+                    raise
+                yield {}
+                continue
+            if event.eventType == self.pynvml.nvmlEventTypeXidCriticalError:
+                yield {"uuid": self.pynvml.nvmlDeviceGetUUID(event.device), "xid": event.eventData}
+
+    def _watch(self, index: int, events: object) -> bool:
+        """Whether the device tells of Xids at all."""
+        handle = self.pynvml.nvmlDeviceGetHandleByIndex(index)
+        wanted = self.pynvml.nvmlEventTypeXidCriticalError
+        if not self.pynvml.nvmlDeviceGetSupportedEventTypes(handle) & wanted:
+            return False
+        self.pynvml.nvmlDeviceRegisterEvents(handle, wanted, events)
+        return True
+
+
+def watch(nvml: Nvml, answers: BinaryIO) -> None:
+    """Writes events until NVML fails; the last line says why."""
+    try:
+        for event in nvml.events():
+            answers.write(msgspec.json.encode(event) + b"\n")
+            answers.flush()
+    except nvml.pynvml.NVMLError as error:
+        answers.write(msgspec.json.encode({"error": {"code": error.value, "text": str(error)}}) + b"\n")
+        answers.flush()
+
 
 def serve(nvml: Nvml, requests: BinaryIO, answers: BinaryIO) -> None:
     """Answers each line of `requests` on `answers`. Ends with them."""
@@ -122,6 +180,9 @@ def serve(nvml: Nvml, requests: BinaryIO, answers: BinaryIO) -> None:
 def main() -> int:
     """Serves stdin and stdout until the daemon closes them."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if sys.argv[1:] == ["events"]:
+        watch(Nvml(), sys.stdout.buffer)
+        return 0
     serve(Nvml(), sys.stdin.buffer, sys.stdout.buffer)
     return 0
 

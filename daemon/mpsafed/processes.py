@@ -45,9 +45,7 @@ def has_ended(identity: Identity) -> bool:
     """Whether a process has ended, also where its parent has not waited for it yet."""
     try:
         with Process(identity) as process:
-            end = select.poll()
-            end.register(process, select.POLLIN)
-            return bool(end.poll(0))
+            return process.has_ended()
     except ProcessLookupError:
         return True
 
@@ -79,6 +77,12 @@ class Process:
     def fileno(self) -> int:
         """The pidfd: readable once the process has ended."""
         return self._fd
+
+    def has_ended(self) -> bool:
+        """Whether all of it has ended, also where its parent has not waited for it yet."""
+        end = select.poll()
+        end.register(self, select.POLLIN)
+        return bool(end.poll(0))
 
     def freeze(self) -> None:
         """Stops it: it can publish nothing until it is thawed."""

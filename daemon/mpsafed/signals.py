@@ -12,10 +12,15 @@ from mpsafe.xid import Xid
 
 __all__ = [
     "ClientConnected",
+    "ClientEvicted",
     "ClientGone",
+    "ControlChanged",
     "Cursor",
+    "DeviceChanged",
+    "DeviceXid",
     "FaultAbsorbed",
     "FaultPassed",
+    "SelfReported",
     "ServerBlamed",
     "ServerChanged",
     "Signal",
@@ -76,12 +81,17 @@ class FaultPassed(_Observed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerChanged(_Observed):
-    """An MPS server has another state, or its process is gone. `uid` where the log says for whom it was started."""
+    """An MPS server has another state, or its process is gone. `uid` where the log says for whom it was started.
+
+    `writer`, here and below: the only user but root who can have written the line; None: anybody can.
+    """
 
     server: int
     state: ServerState
     text: str
     uid: int | None = None
+    control: str = ""
+    writer: int | None = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +101,7 @@ class ServerBlamed(_Observed):
     server: int
     pid: int
     text: str
+    writer: int | None = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +110,64 @@ class ClientConnected(_Observed):
 
     server: int
     pid: int
+    control: str = ""
+    writer: int | None = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientEvicted(_Observed):
+    """An MPS server ended a client that held more device memory than its share: no fault."""
+
+    server: int
+    pid: int
+    text: str
+    writer: int | None = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientGone(_Observed):
-    """A client's process has ended."""
+    """A client's process has ended; `how`, where the kernel told: an exit status or a signal."""
 
     client: Identity
+    how: str = "the process has ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlChanged(_Observed):
+    """An MPS control daemon runs, has ended, or cannot be started; `text` is the sentence."""
+
+    control: str
+    running: bool
+    text: str
+    uid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceXid(_Observed):
+    """NVML tells of an Xid on a device, by UUID: neither whose it is nor any text."""
+
+    device: str
+    xid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChanged(_Observed):
+    """A device came, went, or changed hands: udev's action (add, remove, bind, unbind) at a PCI address."""
+
+    pci: str
+    action: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfReported(_Observed):
+    """A process says of itself, and only of itself, that its CUDA context is lost: a CUresult and a text."""
+
+    client: Identity
+    uid: int
+    tenant: str
+    error: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,5 +179,17 @@ class SignalsLost(_Observed):
 
 
 Signal: TypeAlias = (
-    XidSeen | FaultAbsorbed | FaultPassed | ServerChanged | ServerBlamed | ClientConnected | ClientGone | SignalsLost
+    XidSeen
+    | DeviceXid
+    | DeviceChanged
+    | FaultAbsorbed
+    | FaultPassed
+    | ControlChanged
+    | ServerChanged
+    | ServerBlamed
+    | ClientConnected
+    | ClientEvicted
+    | ClientGone
+    | SelfReported
+    | SignalsLost
 )

@@ -11,16 +11,31 @@ __all__ = ["Snapshot"]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Clients by identity, servers by pid, device UUIDs by PCI address (`0000:01:00`)."""
+    """Clients by identity, servers by pid, device UUIDs by PCI address (`0000:01:00`).
+
+    `boot_ns` is when the clock of start times was 0, CLOCK_REALTIME in nanoseconds, and `tick_ns` its unit:
+    a process cannot have caused what happened before it was there.
+    """
 
     clients: Mapping[Identity, Client] = field(default_factory=lambda: dict[Identity, Client]())
     servers: Mapping[int, Server] = field(default_factory=lambda: dict[int, Server]())
     devices: Mapping[str, str] = field(default_factory=lambda: dict[str, str]())
+    boot_ns: int = 0
+    tick_ns: int = 10_000_000
 
     def client_of(self, pid: int) -> Client | None:
         """The connected client with that pid, if there is exactly one."""
-        found = [client for identity, client in self.clients.items() if identity.pid == pid]
-        return found[0] if len(found) == 1 else None
+        found: Client | None = None
+        for identity in self.clients:
+            if identity.pid == pid:
+                if found is not None:
+                    return None
+                found = self.clients[identity]
+        return found
+
+    def started_ns(self, client: Identity) -> int:
+        """When a process had started at the latest."""
+        return self.boot_ns + (client.start_ticks + 1) * self.tick_ns
 
     def clients_of(self, server: int) -> list[Client]:
         """The clients of one server that have not ended, by identity."""

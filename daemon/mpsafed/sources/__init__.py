@@ -14,7 +14,7 @@ from mpsafe.errors import SourceLost
 from mpsafe.model import SourceState
 from mpsafed.signals import Cursor, Signal
 
-__all__ = ["Emit", "Source", "keep_running", "monotonic_to_realtime_ns", "now_ns"]
+__all__ = ["Emit", "Source", "keep_running", "monotonic_to_realtime_ns", "now_ns", "readable"]
 
 Emit: TypeAlias = Callable[[Signal], None]
 
@@ -40,17 +40,37 @@ class Source(Protocol):
 
 
 async def keep_running(source: Source, emit: Emit, tell: Callable[[SourceState], None]) -> None:
-    """Runs a source for ever: what ends it is told, and it is tried again."""
+    """Runs a source for ever: what ends it is told, until it sees again, and it is tried again."""
+    unseen = SourceState(source.name, False, "not seen yet")
+    tell(unseen)
     while True:
-        tell(SourceState(source.name, False, "not seen yet"))
         try:
             await source.run(emit, lambda detail: tell(SourceState(source.name, True, detail)))
-        except (SourceLost, OSError) as error:
+            tell(unseen)
+        except SourceLost as error:
+            tell(SourceState(source.name, False, error.reason))
+        except OSError as error:
             tell(SourceState(source.name, False, str(error)))
         except Exception as error:  # what one line of a log can do must not end the daemon
             _log.exception("source %s failed; it goes on behind what it was reading", source.name)
             tell(SourceState(source.name, False, f"failed: {error!r}"))
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def readable(fd: int) -> None:
+    """Waits until a descriptor has something to read."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
 
 
 def now_ns() -> int:

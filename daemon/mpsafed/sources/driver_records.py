@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,8 @@ class DriverRecords:
         self._open = open_driver
         self._mode: Mode = mode
         self._cursor = start or Cursor(self.name, "no load yet", 0)
+        self.beat_ns: int | None = None
+        """When the heart was beaten last, CLOCK_MONOTONIC."""
 
     @property
     def cursor(self) -> Cursor:
@@ -43,6 +46,7 @@ class DriverRecords:
                 while True:
                     if loop.time() >= beat:
                         driver.heartbeat()
+                        self.beat_ns = time.monotonic_ns()
                         beat = loop.time() + HEARTBEAT_SECONDS / BEATS_PER_LIMIT
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout_at(beat):

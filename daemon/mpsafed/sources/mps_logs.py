@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MPS's control.log and server.log.
+"""MPS's control.log and server.log, a pair of sources for each control daemon.
 
 Lines are "[YYYY-MM-DD HH:MM:SS.mmm Control|Server|Other <pid>] text". Forms: driver 580 as
 published (dra-driver-nvidia-gpu #1153, bottlerocket-kernel-kit #415), 535 and 550 as measured.
 What is not recognised is not a signal. Rotation and truncation: see tail.py.
+
+The lines with which a server ends a client that holds too much memory (MPS v3 memory partitioning, CUDA 13.4)
+are not recognised: NVIDIA's documents say that they are there and not how they read.
 """
 
 import os
@@ -11,14 +14,16 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, TypeAlias
+
+from typing_extensions import override
 
 from mpsafe.model import ServerState
 from mpsafed.signals import ClientConnected, Cursor, ServerBlamed, ServerChanged, Signal
 from mpsafed.sources import Emit, now_ns
 from mpsafed.sources.tail import end_of, follow
 
-__all__ = ["ControlLog", "ServerLog"]
+__all__ = ["ControlLog", "ServerLog", "local_time_ns"]
 
 _LINE: Final = re.compile(
     r"\[(?P<time>[0-9-]{10} [0-9:]{8}\.\d{3}) (?:Legacy )?(?:Control|Server|Other) +(?P<pid>\d{1,10})\] (?P<text>.*)"
@@ -31,84 +36,130 @@ _CONNECTED: Final = re.compile(r"Client \{PID: (\d{1,10}), Context ID: \d{1,10}\
 _BLAMED: Final = re.compile(r"Client \{PID: (\d{1,10}), Context ID: \d{1,10}\} caused a fatal fault")
 
 _STATES: Final[dict[str, ServerState]] = {"INITIALIZING": "initializing", "ACTIVE": "active", "FAULT": "fault"}
+TEXT_MAX: Final = 512
+
+Writer: TypeAlias = Callable[[], int | None]
 
 
-class ControlLog:
+def _root() -> int:
+    return 0
+
+
+class _Log:
+    """One log of one control daemon.
+
+    `writer` says whose lines these can be: a uid, root's where it is 0, anybody's where it is None.
+    """
+
+    name: str
+    file: ClassVar[str]
+
+    def __init__(
+        self, directory: Path, start: Cursor | None, *, control: str = "default", writer: Writer = _root
+    ) -> None:
+        self.name = self.name_of(control)
+        self._control = control
+        self._writer = writer
+        self._path = directory / self.file
+        self._cursor = start or end_of(self._path, self.name)
+
+    @classmethod
+    def name_of(cls, control: str) -> str:
+        """The name of this source for a control daemon, as its cursors and `mpsafe status` have it."""
+        return cls.name if control == "default" else f"{cls.name} {control}"
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where this source has read to."""
+        return self._cursor
+
+    async def run(self, emit: Emit, alive: Callable[[str], None]) -> None:
+        """Reads until the file is gone."""
+        async for line, cursor in follow(self._path, self._cursor, lambda: alive(os.fspath(self._path))):
+            self._cursor = cursor
+            found = _LINE.fullmatch(line)
+            if found is None:
+                continue
+            signal = self._parse(
+                int(found["pid"]), found["text"][:TEXT_MAX], local_time_ns(found["time"], now_ns=now_ns())
+            )
+            if signal is not None:
+                emit(signal)
+
+    def _parse(self, pid: int, text: str, time_ns: int) -> Signal | None:
+        raise NotImplementedError
+
+    def _changed(
+        self, server: int, state: ServerState, text: str, time_ns: int, *, uid: int | None = None
+    ) -> ServerChanged:
+        return ServerChanged(
+            time_ns=time_ns,
+            cursor=self._cursor,
+            server=server,
+            state=state,
+            text=text,
+            uid=uid,
+            control=self._control,
+            writer=self._writer(),
+        )
+
+
+class ControlLog(_Log):
     """Emits the births and deaths of servers."""
 
     name = "mps-control-log"
+    file = "control.log"
 
-    def __init__(self, directory: Path, start: Cursor | None) -> None:
-        self._path = directory / "control.log"
-        self._cursor = start or end_of(self._path, self.name)
-
-    @property
-    def cursor(self) -> Cursor:
-        """Where this source has read to."""
-        return self._cursor
-
-    async def run(self, emit: Emit, alive: Callable[[str], None]) -> None:
-        """Reads until the file is gone."""
-        async for line, cursor in follow(self._path, self._cursor, lambda: alive(os.fspath(self._path))):
-            self._cursor = cursor
-            if (signal := self._parse(line, cursor)) is not None:
-                emit(signal)
-
-    def _parse(self, line: str, cursor: Cursor) -> Signal | None:
-        found = _LINE.fullmatch(line)
-        if found is None:
-            return None
-        text, when = found["text"], _time_ns(found["time"])
+    @override
+    def _parse(self, pid: int, text: str, time_ns: int) -> Signal | None:
         if match := _STARTING.fullmatch(text):
-            state: ServerState = "initializing"
-            server, uid = int(match[1]), int(match[2])
-            return ServerChanged(time_ns=when, cursor=cursor, server=server, state=state, text=text, uid=uid)
+            return self._changed(int(match[1]), "initializing", text, time_ns, uid=int(match[2]))
         if match := _READY.fullmatch(text):
-            return ServerChanged(time_ns=when, cursor=cursor, server=int(match[1]), state="active", text=text)
+            return self._changed(int(match[1]), "active", text, time_ns)
         if match := _EXITED.fullmatch(text):
-            return ServerChanged(time_ns=when, cursor=cursor, server=int(match[1]), state="gone", text=text)
+            return self._changed(int(match[1]), "gone", text, time_ns)
         return None
 
 
-class ServerLog:
+class ServerLog(_Log):
     """Emits clients that connect, servers that change state, and whom a server blames."""
 
     name = "mps-server-log"
+    file = "server.log"
 
-    def __init__(self, directory: Path, start: Cursor | None) -> None:
-        self._path = directory / "server.log"
-        self._cursor = start or end_of(self._path, self.name)
-
-    @property
-    def cursor(self) -> Cursor:
-        """Where this source has read to."""
-        return self._cursor
-
-    async def run(self, emit: Emit, alive: Callable[[str], None]) -> None:
-        """Reads until the file is gone."""
-        async for line, cursor in follow(self._path, self._cursor, lambda: alive(os.fspath(self._path))):
-            self._cursor = cursor
-            if (signal := self._parse(line, cursor)) is not None:
-                emit(signal)
-
-    def _parse(self, line: str, cursor: Cursor) -> Signal | None:
-        found = _LINE.fullmatch(line)
-        if found is None:
-            return None
-        server, text, when = int(found["pid"]), found["text"], _time_ns(found["time"])
+    @override
+    def _parse(self, pid: int, text: str, time_ns: int) -> Signal | None:
         if match := _CONNECTED.fullmatch(text):
-            return ClientConnected(time_ns=when, cursor=cursor, server=server, pid=int(match[1]))
+            return ClientConnected(
+                time_ns=time_ns,
+                cursor=self._cursor,
+                server=pid,
+                pid=int(match[1]),
+                control=self._control,
+                writer=self._writer(),
+            )
         if match := _STATUS.fullmatch(text):
-            state = _STATES[match[1]]
-            return ServerChanged(time_ns=when, cursor=cursor, server=server, state=state, text=text)
+            return self._changed(pid, _STATES[match[1]], text, time_ns)
         if match := _BLAMED.match(text):
-            return ServerBlamed(time_ns=when, cursor=cursor, server=server, pid=int(match[1]), text=text)
+            return ServerBlamed(
+                time_ns=time_ns,
+                cursor=self._cursor,
+                server=pid,
+                pid=int(match[1]),
+                text=text,
+                writer=self._writer(),
+            )
         return None
 
 
-def _time_ns(stamp: str) -> int:
-    """Local time with milliseconds, as MPS writes it; now where it is no time."""
+def local_time_ns(stamp: str, *, now_ns: int) -> int:
+    """Local time with milliseconds, as MPS writes it; of an hour that came twice, the time nearer to now.
+
+    Now where it is no time.
+    """
     try:
-        return int(datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S.%f").timestamp() * 1000) * 1_000_000
+        when = datetime.fromisoformat(stamp)
+        times_ns = [int(each.timestamp() * 1000) * 1_000_000 for each in (when, when.replace(fold=1))]
     except (ValueError, OverflowError):
-        return now_ns()
+        return now_ns
+    return min(times_ns, key=lambda time_ns: abs(now_ns - time_ns))
