@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mpsafe import xid
 from mpsafe.model import Action, Client, Event, Evidence, EvidenceSource, Identity, Server, ServerState
-from mpsafed.fuse import EVIDENCE_MAX, WINDOW_NS, fuse
+from mpsafed.blame import EVIDENCE_MAX
+from mpsafed.fuse import WINDOW_NS, fuse
 from mpsafed.signals import (
     ClientConnected,
     ClientGone,
@@ -90,10 +91,16 @@ def gone(who: Client = GUILTY, *, at: int = 0) -> ClientGone:
     return ClientGone(time_ns=T0 + at, client=who.identity)
 
 
-def fused(signals: Iterable[Signal], snapshot: Snapshot = HOST, *, entries: list[Event] | None = None) -> list[Event]:
+def fused(
+    signals: Iterable[Signal],
+    snapshot: Snapshot = HOST,
+    *,
+    before: Iterable[Event] = (),
+    entries: list[Event] | None = None,
+) -> list[Event]:
     """The latest entry of each event after these signals; `entries` gets every entry of the stream."""
-    latest: dict[int, Event] = {}
-    seq = 0
+    latest = {event.id: event for event in before}
+    seq = max(latest, default=0)
     for signal in signals:
         event = fuse(signal, list(latest.values()), snapshot)
         if event is None:
@@ -303,18 +310,6 @@ def test_two_strongest_that_disagree_name_nobody(signals: list[Signal]) -> None:
 def test_unknown_and_forged_pids_change_no_blame(signals: list[Signal]) -> None:
     (event,) = [event for event in faults(fused(signals)) if event.server == SERVER]
     assert event.blame.client == GUILTY.identity
-
-
-def test_a_pid_that_two_clients_had_names_nobody() -> None:
-    again = replace(GUILTY, identity=Identity(GUILTY.identity.pid, 1))
-    (event,) = fused([sm_xid()], replace(HOST, clients={**HOST.clients, again.identity: again}))
-    assert event.blame.client is None
-
-
-def test_an_exit_blames_nobody() -> None:
-    (event,) = fused([changed("fault"), gone(INNOCENT)])
-    assert event.blame.client is None
-    assert [evidence.source for evidence in event.blame.evidence] == ["server_log", "exit"]
 
 
 def test_blame_of_a_client_outlives_it() -> None:

@@ -4,19 +4,29 @@
 One fault is seen by several sources, in any order. An absorbed fault is told by the kernel record
 alone and belongs to its client. A fatal one is one event per server and device: the Xid line, the
 server's log and the ends of processes add to it while it is open and its last signal is younger
-than WINDOW_NS. Blame follows the strongest evidence that names a connected client: kernel record,
-server log, Xid pid (design, section 4); two strongest that disagree name nobody.
+than WINDOW_NS. Whom an event blames is blame.py's matter.
+
+Somebody's word alone, a report about oneself or a log that others can write to, makes an event of class
+other and names nobody. It takes part in a fault of its own server only, and where anything proves
+that there was one, that is when it happened.
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, assert_never
 
-from mpsafe.model import Blame, Event, EventKind, Evidence, EvidenceSource, Fault, Identity
+from mpsafe import catalogue
+from mpsafe.model import Action, Blame, Client, Event, EventKind, Evidence, Fault
+from mpsafed.blame import PROOFS, believed, is_news, is_proven, of_log, of_record, of_xid, suspect, weighed
 from mpsafed.signals import (
     ClientConnected,
+    ClientEvicted,
     ClientGone,
+    ControlChanged,
+    DeviceChanged,
+    DeviceXid,
     FaultAbsorbed,
     FaultPassed,
+    SelfReported,
     ServerBlamed,
     ServerChanged,
     Signal,
@@ -25,19 +35,12 @@ from mpsafed.signals import (
 )
 from mpsafed.snapshot import Snapshot
 
-__all__ = ["WINDOW_NS", "fuse"]
+__all__ = ["WINDOW_NS", "by_hand", "fuse"]
 
 WINDOW_NS: Final = 2_000_000_000
-EVIDENCE_MAX: Final = 16
 
-_STRENGTH: Final[dict[EvidenceSource, int]] = {
-    "kernel_record": 4,
-    "server_log": 3,
-    "xid_pid": 2,
-    "self_report": 1,
-    "exit": 0,
-}
 _FOLLOW_UPS: Final = frozenset({43, 45, 174})
+_FATAL: Final = frozenset({"mmu", "sm"})
 
 
 def fuse(signal: Signal, events: list[Event], snapshot: Snapshot) -> Event | None:
@@ -46,33 +49,68 @@ def fuse(signal: Signal, events: list[Event], snapshot: Snapshot) -> Event | Non
     `events` are the latest entries of recent events, oldest first. A new event has seq and id 0.
     """
     match signal:
+        case XidSeen():
+            return _xid(signal, events, snapshot)
+        case DeviceXid():
+            return _device_xid(signal, events, snapshot)
         case FaultAbsorbed():
             return _absorbed(signal, events, snapshot)
         case FaultPassed():
-            evidence = Evidence("kernel_record", _record_text(signal), signal.client.pid)
+            evidence = of_record(signal, snapshot)
             fault = Fault("mmu", absorbed=False, address=hex(signal.address), access=signal.access, detail=signal.fault)
             client = snapshot.clients.get(signal.client)
             return _fatal(signal, events, snapshot, fault, evidence, signal.device, client.server if client else None)
-        case XidSeen():
-            return _xid(signal, events, snapshot)
-        case ServerBlamed():
-            evidence = Evidence("server_log", signal.text, signal.pid)
+        case ServerBlamed() if believed(signal, snapshot):
             fault = Fault("mmu", absorbed=False)
-            return _fatal(signal, events, snapshot, fault, evidence, None, signal.server)
-        case ServerChanged(state="fault"):
+            return _fatal(signal, events, snapshot, fault, of_log(signal, snapshot), None, signal.server)
+        case ServerChanged(state="fault") if believed(signal, snapshot):
             fault = Fault("other", absorbed=False)
             evidence = Evidence("server_log", signal.text, None)
             return _fatal(signal, events, snapshot, fault, evidence, None, signal.server)
+        case ServerBlamed() | ServerChanged(state="fault"):
+            if signal.server not in snapshot.servers:
+                return None
+            return _word(signal, events, snapshot, Evidence("self_report", signal.text, None), signal.server)
+        case SelfReported():
+            return _self_reported(signal, events, snapshot)
         case ServerChanged(state="gone"):
-            summary = f"MPS server {signal.server} is gone: {signal.text}"
-            return _new(signal, "server", summary, server=signal.server)
+            return _news(signal, events, "server", f"MPS server {signal.server} is gone: {signal.text}", signal.server)
         case ClientGone():
             return _exit(signal, events, snapshot)
+        case ClientEvicted():
+            return _evicted(signal, events, snapshot)
+        case ControlChanged():
+            summary = (
+                f"MPS control daemon {signal.control} {'runs' if signal.running else 'does not run'}: {signal.text}"
+            )
+            return replace(_new(signal, "server", summary), phase="closed", uid=signal.uid)
+        case DeviceChanged():
+            summary = f"device {signal.pci}: {signal.action}, driver {signal.driver or 'none'}"
+            return replace(_new(signal, "device", summary, device=snapshot.devices.get(signal.pci)), phase="closed")
         case SignalsLost():
             summary = f"{signal.source} lost {signal.count} signals before they could be read"
             return replace(_new(signal, "device", summary), lost_signals=signal.count)
         case ServerChanged() | ClientConnected():
             return None
+        case _:
+            assert_never(signal)
+
+
+def by_hand(client: Client, time_ns: int, *, uid: int) -> Event:
+    """The event of a client that an admin of this uid wants stopped."""
+    text = f"asked for by uid {uid}"
+    return Event(
+        seq=0,
+        id=0,
+        time_ns=time_ns,
+        kind="exit",
+        phase="open",
+        summary=f"{client.tenant or client.name} ({client.identity.pid}) is fenced by hand",
+        server=client.server,
+        blame=Blame(client.identity, client.name, client.tenant, [Evidence("self_report", text, client.identity.pid)]),
+        actions=[Action("fence", client.identity, "requested", text)],
+        uid=client.uid,
+    )
 
 
 def _new(
@@ -81,12 +119,19 @@ def _new(
     return Event(0, 0, signal.time_ns, kind, "open", summary, device=device, server=server)
 
 
+def _news(signal: Signal, events: list[Event], kind: EventKind, summary: str, server: int) -> Event | None:
+    """An event that says something once, however often a log does."""
+    if any(_young(signal, event) and event.kind == kind and event.summary == summary for event in events):
+        return None
+    return _new(signal, kind, summary, server=server)
+
+
 def _absorbed(signal: FaultAbsorbed, events: list[Event], snapshot: Snapshot) -> Event | None:
     for event in events:
         if event.fault is not None and event.fault.absorbed and event.blame.client == signal.client:
             return None
     client = snapshot.clients.get(signal.client)
-    evidence = Evidence("kernel_record", _record_text(signal), signal.client.pid)
+    evidence = replace(of_record(signal, snapshot), pid=signal.client.pid)
     blame = Blame(signal.client, signal.name, client.tenant if client else None, [evidence])
     fault = Fault("mmu", absorbed=True, address=hex(signal.address), access=signal.access, detail=signal.fault)
     event = _new(signal, "fault", "", device=signal.device, server=client.server if client else None)
@@ -96,29 +141,94 @@ def _absorbed(signal: FaultAbsorbed, events: list[Event], snapshot: Snapshot) ->
 def _xid(signal: XidSeen, events: list[Event], snapshot: Snapshot) -> Event | None:
     xid = signal.xid
     device = snapshot.devices.get(xid.pci or "")
-    client = snapshot.client_of(xid.pid) if xid.pid is not None else None
-    server = client.server if client else None
-    evidence = Evidence("xid_pid", signal.text, xid.pid)
+    client = suspect(snapshot, xid.pid, signal.time_ns)
+    server = client.server if client else xid.pid if xid.pid in snapshot.servers else None
+    evidence = of_xid(signal, snapshot)
     if xid.xid in _FOLLOW_UPS and (ongoing := _ongoing(signal, events, device, server, xid.pid)) is not None:
         known = replace(ongoing, device=ongoing.device or device)
         return None if ongoing.phase == "closed" else _with_evidence(known, evidence, snapshot)
     fault = Fault(
         xid.fault_class, absorbed=False, xid=xid.xid, address=xid.address, access=xid.access, detail=xid.fault_type
     )
-    if xid.fault_class in ("mmu", "sm"):
+    if xid.fault_class in _FATAL:
         return _fatal(signal, events, snapshot, fault, evidence, device, server)
+    return _of_device(signal, events, snapshot, fault, evidence, device, server)
+
+
+def _device_xid(signal: DeviceXid, events: list[Event], snapshot: Snapshot) -> Event | None:
+    """NVML says neither whose it is nor where: it joins what it may be another view of, and places nothing."""
+    entry = catalogue.load().get(signal.xid)
+    fault = Fault(entry.fault_class if entry else "other", absorbed=False, xid=signal.xid)
+    evidence = Evidence("nvml", f"NVML: Xid {signal.xid}", None)
+    fatal = fault.fault_class in _FATAL
     for event in reversed(events):
-        young = abs(signal.time_ns - event.time_ns) < WINDOW_NS
-        if young and event.kind == "device" and event.device == device and event.fault == fault:
+        known = event.fault
+        if known is None or known.absorbed or event.device not in (None, signal.device) or not _young(signal, event):
+            continue
+        may_be = event.kind == "fault" and is_proven(event) and (signal.xid in _FOLLOW_UPS or (fatal and not known.xid))
+        if known.xid == signal.xid or may_be:
+            return None if event.phase == "closed" else _with_evidence(event, evidence, snapshot)
+    if fatal:
+        event = replace(_new(signal, "fault", "", device=signal.device), fault=fault)
+        return _with_evidence(event, evidence, snapshot)
+    return _of_device(signal, events, snapshot, fault, evidence, signal.device, None)
+
+
+def _of_device(
+    signal: Signal,
+    events: list[Event],
+    snapshot: Snapshot,
+    fault: Fault,
+    evidence: Evidence,
+    device: str | None,
+    server: int | None,
+) -> Event | None:
+    for event in reversed(events):
+        same = event.fault is not None and event.fault.xid == fault.xid
+        if same and event.kind == "device" and event.device == device and _young(signal, event):
             return _with_evidence(event, evidence, snapshot)
-    return _with_evidence(
-        replace(_new(signal, "device", "", device=device, server=server), fault=fault), evidence, snapshot
-    )
+    event = replace(_new(signal, "device", "", device=device, server=server), fault=fault)
+    return _with_evidence(event, evidence, snapshot)
+
+
+def _self_reported(signal: SelfReported, events: list[Event], snapshot: Snapshot) -> Event | None:
+    """Once for each process: a context that is lost stays lost."""
+    evidence = Evidence("self_report", f"CUresult {signal.error}: {signal.text}", signal.client.pid)
+    for event in events:
+        told = any(known.source == "self_report" and known.pid == evidence.pid for known in event.blame.evidence)
+        if told and event.kind == "fault" and snapshot.started_ns(signal.client) <= event.time_ns:
+            return None
+    client = snapshot.clients.get(signal.client)
+    found = _word(signal, events, snapshot, evidence, client.server if client else None)
+    return replace(found, uid=signal.uid) if found is not None and found.id == 0 else found
+
+
+def _word(
+    signal: Signal, events: list[Event], snapshot: Snapshot, evidence: Evidence, server: int | None
+) -> Event | None:
+    """What somebody says joins the fault of the server that it is about, or is an event that nothing proves."""
+    for event in reversed(events):
+        fatal = event.kind == "fault" and event.fault is not None and not event.fault.absorbed
+        if fatal and server is not None and event.server == server and _young(signal, event):
+            return None if event.phase == "closed" else _with_evidence(event, evidence, snapshot)
+    event = _new(signal, "fault", "", server=server)
+    return _with_evidence(replace(event, fault=Fault("other", absorbed=False)), evidence, snapshot)
+
+
+def _evicted(signal: ClientEvicted, events: list[Event], snapshot: Snapshot) -> Event | None:
+    """No fault, and nobody's: the server took back memory that was lent."""
+    if not believed(signal, snapshot):
+        return None
+    client = suspect(snapshot, signal.pid, signal.time_ns)
+    who = f"{client.tenant or client.name} ({signal.pid})" if client else f"process {signal.pid}"
+    summary = f"{who} was evicted by MPS server {signal.server}: {signal.text}"
+    event = _news(signal, events, "eviction", summary, signal.server)
+    return replace(event, phase="closed", uid=client.uid if client else None) if event else None
 
 
 def _exit(signal: ClientGone, events: list[Event], snapshot: Snapshot) -> Event | None:
     client = snapshot.clients.get(signal.client)
-    evidence = Evidence("exit", "the process has ended", signal.client.pid)
+    evidence = Evidence("exit", signal.how, signal.client.pid)
     for event in reversed(events):
         concerns = event.blame.client == signal.client or any(a.target == signal.client for a in event.actions)
         if event.kind == "fault" and concerns:
@@ -147,36 +257,51 @@ def _fatal(
     ongoing = _ongoing(signal, events, device, server, evidence.pid)
     if ongoing is None:
         ongoing = replace(_new(signal, "fault", "", device=device, server=server), fault=fault)
-    elif ongoing.phase == "closed":
+    elif ongoing.phase == "closed" or not is_news(ongoing, evidence, snapshot):
         return None
     assert ongoing.fault is not None
     event = replace(
         ongoing,
+        time_ns=ongoing.time_ns if is_proven(ongoing) else signal.time_ns,
         device=ongoing.device or device,
         server=ongoing.server or server,
         fault=_more_telling(ongoing.fault, fault),
     )
-    return _with_evidence(event, evidence, snapshot)
+    return _summarised(weighed(event, evidence, snapshot))
 
 
 def _ongoing(
     signal: Signal, events: list[Event], device: str | None, server: int | None, pid: int | None = None
 ) -> Event | None:
-    """The fatal fault that this signal may be another view of: one of its server rather than one of its device."""
-    found: list[Event] = []
+    """The fatal fault that this signal may be another view of: one of its server rather than one of its device.
+
+    One that is closed and that nothing has proven hides nothing.
+    """
+    found: Event | None = None
     for event in reversed(events):
-        young = abs(signal.time_ns - event.time_ns) < WINDOW_NS
-        if not young or event.kind != "fault" or event.fault is None or event.fault.absorbed:
+        if event.kind != "fault" or event.fault is None or event.fault.absorbed or not _young(signal, event):
             continue
-        same_device = None in (device, event.device) or device == event.device
-        same_server = None in (server, event.server) or server == event.server
-        pids = {evidence.pid for evidence in event.blame.evidence if evidence.source != "exit"}
-        shared = (device is not None and device == event.device) or (server is not None and server == event.server)
-        placed = shared or pids <= {None} or pid in pids
-        if same_device and same_server and placed:
-            found.append(event)
-    of_server = [event for event in found if server is not None and event.server == server]
-    return next(iter(of_server or found), None)
+        if event.phase == "closed" and not is_proven(event):
+            continue
+        if (device is not None and event.device not in (None, device)) or (
+            server is not None and event.server not in (None, server)
+        ):
+            continue
+        if server is not None and event.server == server:
+            return event
+        if found is None and ((device is not None and event.device == device) or _is_view_of(event, pid)):
+            found = event
+    return found
+
+
+def _is_view_of(event: Event, pid: int | None) -> bool:
+    """Whether an event of neither this device nor this server is about this process, or nobody knows about whom."""
+    pids = {evidence.pid for evidence in event.blame.evidence if evidence.source in PROOFS}
+    return pids == {None} or (pid is not None and pid in pids)
+
+
+def _young(signal: Signal, event: Event) -> bool:
+    return abs(signal.time_ns - event.time_ns) < WINDOW_NS
 
 
 def _more_telling(old: Fault, new: Fault) -> Fault:
@@ -186,36 +311,9 @@ def _more_telling(old: Fault, new: Fault) -> Fault:
 
 
 def _with_evidence(event: Event, evidence: Evidence, snapshot: Snapshot) -> Event | None:
-    """The event with one more piece of evidence and the blame that follows; None if nothing is new."""
-    known = event.blame.evidence
-    weak = _STRENGTH[evidence.source] <= max((_STRENGTH[e.source] for e in known), default=-1)
-    if evidence in known or (weak and len(known) >= EVIDENCE_MAX):
+    if not is_news(event, evidence, snapshot):
         return None
-    gathered = [*known, evidence]
-    blame = replace(event.blame, evidence=gathered)
-    if not any(action.kind == "fence" for action in event.actions):
-        named = _named(gathered, snapshot, event.blame.client)
-        if len(named) > 1:
-            blame = Blame(evidence=gathered)
-        elif named and (guilty := snapshot.clients.get(named.pop())) is not None:
-            blame = Blame(guilty.identity, guilty.name, guilty.tenant, gathered)
-            event = replace(event, server=event.server or guilty.server, uid=guilty.uid)
-    return _summarised(replace(event, blame=blame))
-
-
-def _named(gathered: list[Evidence], snapshot: Snapshot, blamed: Identity | None) -> set[Identity]:
-    """Whom the strongest evidence that names anybody names. Who was blamed may have left the snapshot since."""
-    named: dict[int, set[Identity]] = {}
-    for evidence in gathered:
-        if evidence.pid is None or evidence.source == "exit":
-            continue
-        who = named.setdefault(_STRENGTH[evidence.source], set())
-        if blamed is not None and blamed.pid == evidence.pid:
-            who.add(blamed)
-        elif (client := snapshot.client_of(evidence.pid)) is not None:
-            who.add(client.identity)
-    strongest = max((strength for strength, who in named.items() if who), default=None)
-    return named[strongest] if strongest is not None else set()
+    return _summarised(weighed(event, evidence, snapshot))
 
 
 def _summarised(event: Event) -> Event:
@@ -226,6 +324,8 @@ def _summarised(event: Event) -> Event:
         text = f"memory fault of {who} absorbed: {fault.access} at {fault.address}"
     elif event.kind == "device":
         text = f"Xid {fault.xid} ({fault.fault_class})"
+    elif not is_proven(event):
+        text = f"a fault is said and not proven: {event.blame.evidence[0].text}"
     else:
         what = {"mmu": "memory fault", "sm": "SM exception"}.get(fault.fault_class, "fatal fault")
         where = f"MPS server {event.server} is lost" if event.server else "outside MPS"
@@ -237,7 +337,3 @@ def _who(blame: Blame) -> str:
     if blame.client is None:
         return "an unknown process"
     return f"{blame.tenant or blame.name} ({blame.client.pid})"
-
-
-def _record_text(signal: FaultAbsorbed | FaultPassed) -> str:
-    return f"{signal.fault} fault, {signal.access} at {hex(signal.address)}, {signal.name} ({signal.client.pid})"

@@ -6,14 +6,15 @@ its own client only; one that it did not absorb has taken the whole server alrea
 is the way back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, assert_never
 
 from mpsafe.model import Event, Identity
+from mpsafed.blame import is_proven
 from mpsafed.snapshot import Snapshot
 
-__all__ = ["Decision", "Fence", "Note", "Policy", "RestartServer", "TenantPolicy", "decide"]
+__all__ = ["Decision", "Fence", "Note", "Policy", "RestartServer", "TenantPolicy", "decide", "is_dealt_with"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,19 @@ def decide(snapshot: Snapshot, event: Event, policy: Policy) -> list[Decision]:
     return [decision for decision in wanted if _key(decision) not in done]
 
 
+def is_dealt_with(server: int, events: Iterable[Event]) -> bool:
+    """Whether a fault of this server is known already, and what is done about it is to be decided or under way."""
+    return any(
+        event.phase == "open"
+        and event.server == server
+        and event.fault is not None
+        and not event.fault.absorbed
+        and is_proven(event)
+        and (not event.actions or any(action.kind == "restart_server" for action in event.actions))
+        for event in events
+    )
+
+
 def _wanted(snapshot: Snapshot, event: Event, policy: Policy) -> list[Decision]:
     fault = event.fault
     if event.kind != "fault" or fault is None:
@@ -85,6 +99,8 @@ def _wanted(snapshot: Snapshot, event: Event, policy: Policy) -> list[Decision]:
         if tenant.on_fault == "note":
             return [Note(f"tenant {event.blame.tenant} is configured to be left alone")]
         return [Fence(client, event.server)]
+    if not is_proven(event):
+        return [Note("somebody says so, and nothing proves it")]
     server = snapshot.servers.get(event.server) if event.server is not None else None
     if server is None:
         return [Note("the fault is outside the MPS servers that mpsafed knows")]
