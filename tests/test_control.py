@@ -1,49 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This test will ask control programs that answer, lie, hang, flood and are not there."""
+"""This test will ask control daemons that answer, lie, and are not whose they are to be."""
 
-import asyncio
 import os
-import select
 import signal
-import sys
-from collections.abc import Awaitable
+import socket
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_program import ControlProgram
+from as_user import as_user
+from contract.mps_rig import NOBODY, eventually, finish
+from control_daemons import EVERY_PROGRAM, rig, run
+from control_program import ControlProgram, control_of
 from mpsafe.errors import ControlFailed
+from mpsafe.model import Identity, Limits
 from mpsafe.soft.host import SoftwareHost
-from mpsafed.mps.control import OUTPUT_MAX, Control
+from mpsafed.mps.control import Control
+from mpsafed.mps.starting import start_control
+from mpsafed.processes import identify
 from requires import requires
 from tenant_process import Tenant
-
-T = TypeVar("T")
-
-ABSENT = "Cannot find MPS control daemon process"
-
-
-def run(work: Awaitable[T]) -> T:
-    async def bounded() -> T:
-        return await asyncio.wait_for(work, 60)
-
-    return asyncio.run(bounded())
-
-
-def ends(pid: int) -> bool:
-    """Whether the process has ended, or does now."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([pidfd], [], [], 60)[0])
-    finally:
-        os.close(pidfd)
 
 
 def answering(directory: Path, words: str) -> Control:
@@ -122,106 +102,9 @@ def test_a_start_that_is_answered_has_failed(tmp_path: Path) -> None:
         run(answering(tmp_path, "echo Insufficient privileges for UID 1000").start_server(5))
 
 
-def test_no_control_daemon(tmp_path: Path) -> None:
-    with pytest.raises(ControlFailed, match="no MPS control daemon answers in the pipe directory"):
-        run(answering(tmp_path, f"echo {ABSENT} >&2; exit 1").servers())
-
-
-def test_a_program_that_crashes(tmp_path: Path) -> None:
-    with pytest.raises(ControlFailed, match="it ended with status -6"):
-        run(answering(tmp_path, "echo 12; kill -ABRT $$").servers())
-
-
-def test_no_program(tmp_path: Path) -> None:
-    control = Control(os.fspath(tmp_path / "missing"), os.environ)
-    with pytest.raises(ControlFailed, match="missing cannot be run: No such file or directory"):
-        run(control.servers())
-    (tmp_path / "missing").write_text("no program")
-    with pytest.raises(ControlFailed, match="missing cannot be run: Permission denied"):
-        run(control.servers())
-
-
-def test_a_program_that_does_not_read_its_command(tmp_path: Path) -> None:
-    control = Control("true", os.environ)
-    assert run(control.servers()) == []
-
-
-def test_a_program_that_hangs_is_ended_with_all_its_children(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    program = ControlProgram(tmp_path, {"*": f"sleep 1000 & echo $$ $! >'{pids}'; sleep 1000"})
-
-    async def asked() -> None:
-        control = program.control(deadline_s=0.3)
-        with pytest.raises(ControlFailed, match=r"no answer within 0.3 s"):
-            await control.servers()
-
-    run(asked())
-    found = [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
-    assert all(map(ends, found))
-
-
-def test_a_program_that_answers_and_does_not_end_is_late(tmp_path: Path) -> None:
-    with pytest.raises(ControlFailed, match=r"no answer within 0.3 s"):
-        run(ControlProgram(tmp_path, {"*": "echo 5; sleep 1000"}).control(deadline_s=0.3).servers())
-
-
-def test_a_program_that_floods_is_bounded(tmp_path: Path) -> None:
-    """It is ended once it has said too much, and its words are not kept until then."""
-    program = ControlProgram(tmp_path, {"*": "exec yes 1"})
-    before = psutil.Process().memory_info().rss
-    with pytest.raises(ControlFailed, match="it prints more than"):
-        run(program.control(deadline_s=60).servers())
-    assert psutil.Process().memory_info().rss - before < 16 * OUTPUT_MAX
-
-
-def test_a_child_that_escapes_does_not_hold_the_answer(tmp_path: Path) -> None:
-    """It has a session of its own and the program's standard output."""
-    pid_file = tmp_path / "pid"
-    escape = f"setsid sleep 1000 & echo $! >'{pid_file}'; sleep 1000"
-    try:
-        with pytest.raises(ControlFailed, match=r"no answer within 1 s"):
-            run(ControlProgram(tmp_path, {"*": escape}).control(deadline_s=1).servers())
-    finally:
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
-
-
-def test_noise_on_standard_error_is_no_answer(tmp_path: Path) -> None:
-    assert run(answering(tmp_path, "echo 'setlocale: No such file' >&2; echo 12").servers()) == [12]
-
-
-def test_the_language_of_the_host_does_not_matter(tmp_path: Path) -> None:
-    program = ControlProgram(tmp_path, {"*": 'test "$LC_ALL" = C && echo 12'})
-    assert run(program.control().servers()) == [12]
-
-
-def test_asking_can_be_given_up(tmp_path: Path) -> None:
-    """When the daemon stops, no program of it stays behind."""
-    pid_file = tmp_path / "pid"
-    program = ControlProgram(
-        tmp_path, {"*": f"echo $$ >'{pid_file}.new'; mv '{pid_file}.new' '{pid_file}'; sleep 1000"}
-    )
-
-    async def given_up() -> int:
-        task = asyncio.ensure_future(program.control().servers())
-        while not pid_file.exists():
-            await asyncio.sleep(0)
-        pid = int(pid_file.read_text())
-        task.cancel()
-        await asyncio.wait([task])
-        return pid
-
-    assert ends(run(given_up()))
-
-
-def test_a_stopped_program_is_late_too(tmp_path: Path) -> None:
-    code = f"import os; os.kill(os.getpid(), {int(signal.SIGSTOP)})"
-    with pytest.raises(ControlFailed, match="no answer"):
-        run(ControlProgram(tmp_path, {"*": f'exec {sys.executable} -c "{code}"'}).control(deadline_s=0.3).servers())
-
-
 @requires("soft")
 def test_the_stand_in_answers_in_forms_that_are_known(software_host: SoftwareHost) -> None:
-    control = Control(os.fspath(software_host.control_program), software_host.environment)
+    control = control_of(software_host.control_program, software_host.environment)
     assert run(control.servers()) == []
     with Tenant(software_host, "chat") as chat:
         (server,) = run(control.servers())
@@ -236,3 +119,132 @@ def test_the_stand_in_answers_in_forms_that_are_known(software_host: SoftwareHos
     software_host.stop_mps()
     with pytest.raises(ControlFailed, match="no MPS control daemon"):
         run(control.servers())
+
+
+@pytest.mark.parametrize("which", EVERY_PROGRAM)
+def test_a_socket_file_proves_nothing(which: str, place: Path) -> None:
+    """Only a process that listens is a control daemon, and each life of it is another."""
+
+    async def check() -> None:
+        with rig(which, place) as programs:
+            control = programs.control(programs.declare())
+            assert control.identity() is None
+            lives: list[Identity] = []
+            for _ in range(2):
+                await start_control(control, Limits())
+                found = control.identity()
+                assert found is not None
+                assert found == identify(found.pid)
+                lives.append(found)
+                finish(found.pid, signal.SIGKILL)
+                assert (control.declared.pipe_directory / "control").is_socket()
+                assert control.identity() is None
+            assert lives[0] != lives[1]
+            assert control.trouble == ""
+
+    run(check())
+
+
+def listener(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    found.bind(os.fspath(path))
+    found.listen(1)
+    return found
+
+
+def own(place: Path, uid: int | None) -> Control:
+    pipes = {"CUDA_MPS_PIPE_DIRECTORY": os.fspath(place / "pipes")}
+    return control_of("true", pipes, uid=uid)
+
+
+def test_a_link_to_somebody_elses_socket_is_not_followed(place: Path) -> None:
+    with listener(place / "other" / "control"):
+        (place / "pipes").mkdir()
+        (place / "pipes" / "control").symlink_to("../other/control")
+        assert own(place, None).identity() is None
+        (place / "pipes" / "control").unlink()
+        (place / "pipes" / "control").touch()
+        assert own(place, None).identity() is None
+
+
+def test_a_path_that_is_too_long_for_a_socket(place: Path) -> None:
+    long = place / ("x" * 120)
+    with listener(place / "pipes" / "control"):
+        (place / "pipes").rename(long)
+        found = control_of("true", {"CUDA_MPS_PIPE_DIRECTORY": os.fspath(long)}).identity()
+    assert found == identify(os.getpid())
+
+
+def test_a_listener_that_takes_nobody_is_not_waited_for(place: Path) -> None:
+    with listener(place / "pipes" / "control"), ExitStack() as stack:
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            waiting.connect(os.fspath(place / "pipes" / "control"))
+        assert own(place, None).identity() is None
+
+
+@requires("root")
+def test_whoever_else_listens_is_not_believed(place: Path) -> None:
+    (place / "pipes").mkdir()
+    (place / "pipes").chmod(0o777)
+    with as_user(NOBODY):
+        sock = listener(place / "pipes" / "control")
+    with sock:
+        child = os.fork()
+        if child == 0:
+            os.setuid(NOBODY)
+            sock.listen(100)
+            signal.pause()
+        try:
+            users = own(place, NOBODY)
+            eventually(lambda: users.identity() == identify(child), "the user's own is taken")
+            assert users.trouble == ""
+            shared = own(place, None)
+            assert shared.identity() is None
+            assert shared.trouble.startswith(f"process {child} of uid {NOBODY} listens on {place}/pipes/control, ")
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+@requires("root")
+def test_a_user_cannot_name_another_users_process(place: Path) -> None:
+    """We signal whom a control daemon names: a user's own may name the user's own processes."""
+    theirs = subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY, extra_groups=[])
+    answers = {"*": f"echo {os.getpid()}; echo {theirs.pid}; echo 4000001"}
+    program = ControlProgram(place, answers)
+    program.log.chmod(0o666)
+    try:
+        control = control_of(program.path, os.environ, uid=NOBODY)
+        assert run(control.servers()) == [theirs.pid]
+        named = f"it names process {os.getpid()} of uid 0 as a server"
+        assert control.trouble == f"{named}, and may name those of uid {NOBODY}"
+        assert run(control.clients(theirs.pid)) == [theirs.pid]
+        assert "as a client" in control.trouble
+        program.answer({"*": f"echo {theirs.pid}"})
+        assert run(control.servers()) == run(control.clients(1)) == [theirs.pid]
+        assert control.trouble == ""
+        assert run(program.control().servers()) == [theirs.pid], "of one that is everybody's all are taken"
+    finally:
+        theirs.kill()
+        theirs.wait()
+
+
+def test_it_is_asked_anew_what_it_speaks(tmp_path: Path) -> None:
+    program = ControlProgram(tmp_path, {"get_server_list": "echo 12"})
+    control = program.control()
+    assert run(control.servers()) == [12]
+    assert [control.interface] == ["v2"]
+    other = ControlProgram(tmp_path, {"server list --format=csv,noheader": "echo s,0,13,Ready,/run/s,-,-"}, protocol=3)
+    with pytest.raises(ControlFailed):
+        run(control.servers())
+    control.forget()
+    assert run(control.servers()) == [13]
+    assert [control.interface] == ["v3"]
+    assert other.commands()[-1] == "server list --format=csv,noheader"
+
+
+def test_a_language_that_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(ControlFailed, match="a language that is neither MPS v2 nor v3"):
+        run(control_of("true", os.environ).servers())

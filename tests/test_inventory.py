@@ -4,7 +4,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from control_program import ControlProgram
+from contract.mps_rig import NOBODY
+from control_daemons import run
+from control_program import ControlProgram, control_of
 from mpsafe.model import Client, Identity, Server
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.mps.control import Control
+from mpsafed.mps.controls import Controls
 from mpsafed.mps.inventory import Inventory
 from mpsafed.processes import identify
 from requires import requires
@@ -25,17 +27,10 @@ from tenant_process import Tenant
 SERVER = 4_000_001  # nobody has this pid
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 60))
-
-
 @pytest.fixture
 def clients() -> Iterator[list[Identity]]:
     """Three processes that could be clients."""
-    started = [
-        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        for _ in range(3)
-    ]
+    started = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     yield [found for process in started if (found := identify(process.pid)) is not None]
     for process in started:
         process.kill()
@@ -43,18 +38,20 @@ def clients() -> Iterator[list[Identity]]:
 
 
 def answers(*pids: int, state: str = "ACTIVE") -> dict[str, str]:
-    listed = " ".join(map(str, pids))
     return {
         "get_server_list": f"echo {SERVER}",
         "get_server_status*": f"echo {state}",
-        "get_client_list*": f"printf '%s\\n' {listed}",
+        "get_client_list*": f"printf '%s\\n' {' '.join(map(str, pids))}",
     }
 
 
 def inventory(
-    control: Control, came: Callable[[Client], None] = lambda _: None, tenants: dict[Identity, str] | None = None
+    *controls: Control,
+    came: Callable[[Client], None] = lambda _: None,
+    tenants: dict[Identity, str] | None = None,
+    faulted: Callable[[Server, int | None], None] = lambda server, uid: None,
 ) -> Inventory:
-    return Inventory(control, tenant_of=(tenants or {}).get, came=came)
+    return Inventory(Controls(controls), tenant_of=(tenants or {}).get, came=came, faulted=faulted)
 
 
 @asynccontextmanager
@@ -88,11 +85,11 @@ def test_lists_become_servers_and_clients(tmp_path: Path, clients: list[Identity
     program = ControlProgram(tmp_path, answers(*(client.pid for client in clients[:2]), 4_000_002))
 
     async def check() -> None:
-        found = inventory(program.control(), came.append, {clients[0]: "chat"})
+        found = inventory(program.control(), came=came.append, tenants={clients[0]: "chat"})
         assert found.trouble
         await found.refresh()
         assert found.trouble == ""
-        assert found.servers == {SERVER: Server(SERVER, 0, "active", 3)}
+        assert found.servers == {SERVER: Server(SERVER, 0, "active", 3, "default")}
         assert list(found.clients) == clients[:2], "who has ended is no client"
         first = found.clients[clients[0]]
         name = psutil.Process(clients[0].pid).name()
@@ -237,8 +234,9 @@ def test_one_who_stops_asking_does_not_stop_the_others(tmp_path: Path, clients: 
     run(check())
 
 
-def test_trouble_keeps_what_is_known(tmp_path: Path, clients: list[Identity]) -> None:
-    program = ControlProgram(tmp_path, answers(clients[0].pid))
+def test_trouble_keeps_what_is_known_and_still_runs(tmp_path: Path, clients: list[Identity]) -> None:
+    server = clients[2].pid
+    program = ControlProgram(tmp_path, {**answers(clients[0].pid), "get_server_list": f"echo {server}; echo {SERVER}"})
 
     async def check() -> None:
         found = inventory(program.control())
@@ -247,7 +245,7 @@ def test_trouble_keeps_what_is_known(tmp_path: Path, clients: list[Identity]) ->
         await found.refresh()
         assert "no MPS control daemon" in found.trouble
         assert list(found.clients) == clients[:1]
-        assert list(found.servers) == [SERVER]
+        assert list(found.servers) == [server], "the other has no process"
 
     run(check())
 
@@ -276,9 +274,104 @@ def test_a_pid_of_another_server_is_another_client(tmp_path: Path, clients: list
     run(check())
 
 
+def test_one_control_daemon_that_fails_hides_no_other(tmp_path: Path, clients: list[Identity]) -> None:
+    (tmp_path / "other").mkdir()
+    server = os.getpid()
+    first = ControlProgram(tmp_path, {**answers(clients[0].pid), "get_server_list": f"echo {server}"})
+    listed = {"get_server_list": f"echo {SERVER}", "get_client_list*": f"echo {clients[1].pid}"}
+    second = ControlProgram(tmp_path / "other", listed)
+
+    async def check() -> None:
+        found = inventory(first.control(name="first"), second.control(name="second"))
+        await found.refresh()
+        assert {pid: one.control for pid, one in found.servers.items()} == {server: "first", SERVER: "second"}
+        first.answer({"*": "exit 1"})
+        second.answer({**listed, "get_client_list*": f"echo {clients[2].pid}"})
+        await found.refresh()
+        assert found.trouble.startswith("first: ")
+        assert "no MPS control daemon" in found.trouble
+        assert set(found.servers) == {server, SERVER}
+        assert list(found.clients) == [clients[0], clients[2]]
+        first.answer({"get_server_list": ":"})
+        await found.refresh()
+        assert (found.trouble, list(found.servers)) == ("", [SERVER])
+
+    run(check())
+
+
+@pytest.fixture
+def theirs() -> Iterator[list[Identity]]:
+    """Two processes of another user's: a server and a client."""
+    started = [subprocess.Popen(["sleep", "1000"], user=NOBODY, group=NOBODY, extra_groups=[]) for _ in range(2)]
+    yield [found for process in started if (found := identify(process.pid)) is not None]
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@requires("root")
+def test_a_line_that_a_user_can_have_written_adds_that_users_processes_only(
+    tmp_path: Path, clients: list[Identity], theirs: list[Identity]
+) -> None:
+    async def check() -> None:
+        found = inventory(ControlProgram(tmp_path, {}).control())
+        server, client = theirs
+        found.connected(server.pid, clients[0].pid, writer=NOBODY)
+        found.connected(clients[0].pid, client.pid, writer=NOBODY)
+        found.connected(SERVER, client.pid, writer=NOBODY)
+        assert (found.clients, found.servers) == ({}, {})
+        found.changed(clients[0].pid, "fault", None, writer=NOBODY)
+        found.changed(server.pid, "active", 0, writer=NOBODY)
+        assert found.servers == {}, "neither another user's server, nor one that is said to be another's"
+        found.changed(server.pid, "active", NOBODY, control="theirs", writer=NOBODY)
+        found.connected(server.pid, client.pid, control="theirs", writer=NOBODY)
+        assert found.servers == {server.pid: Server(server.pid, NOBODY, "active", 0, "theirs")}
+        assert list(found.clients) == [client]
+        found.changed(server.pid, "fault", None, writer=NOBODY - 1)
+        assert found.servers[server.pid].state == "active"
+
+    run(check())
+
+
+def test_a_line_that_anybody_can_have_written_adds_nothing(tmp_path: Path, clients: list[Identity]) -> None:
+    """It says that it is time to ask, and what is asked then is so."""
+    program = ControlProgram(tmp_path, answers(clients[0].pid))
+
+    async def check() -> None:
+        found = inventory(program.control())
+        following = asyncio.ensure_future(found.follow())
+        found.connected(SERVER + 1, clients[1].pid, writer=None)
+        found.changed(SERVER + 1, "fault", os.geteuid(), writer=None)
+        assert (found.clients, found.servers) == ({}, {})
+        while not found.clients:
+            await asyncio.sleep(0.001)
+        assert (list(found.clients), list(found.servers)) == ([clients[0]], [SERVER])
+        following.cancel()
+        await asyncio.wait([following])
+
+    run(check())
+
+
+@pytest.mark.parametrize("writer", [0, None])
+def test_a_server_is_gone_when_its_process_is(tmp_path: Path, writer: int | None) -> None:
+    process = subprocess.Popen(["sleep", "1000"])
+
+    async def check() -> None:
+        found = inventory(ControlProgram(tmp_path, {}).control())
+        found.changed(process.pid, "active", None)
+        found.changed(process.pid, "gone", None, writer=writer)
+        assert list(found.servers) == [process.pid], "it is there, whatever is written"
+        process.kill()
+        process.wait()
+        found.changed(process.pid, "gone", None, writer=writer)
+        assert found.servers == {}
+
+    run(check())
+
+
 @requires("soft")
 def test_the_software_hosts_own(software_host: SoftwareHost) -> None:
-    control = Control(os.fspath(software_host.control_program), software_host.environment)
+    control = control_of(software_host.control_program, software_host.environment)
     with Tenant(software_host, "chat") as chat, Tenant(software_host, "embed") as embed:
 
         async def check() -> None:
@@ -289,3 +382,17 @@ def test_the_software_hosts_own(software_host: SoftwareHost) -> None:
             assert set(found.clients) == {chat.identity, embed.identity}
 
         run(check())
+
+
+def test_a_server_in_fault_is_told_once_and_again_after_it_was_active(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    async def check() -> None:
+        program = ControlProgram(tmp_path, {})
+        known = inventory(program.control(), faulted=lambda server, uid: told.append(server.pid))
+        for state in ("FAULT", "FAULT", "ACTIVE", "FAULT"):
+            program.answer(answers(state=state))
+            await known.refresh()
+
+    run(check())
+    assert told == [SERVER, SERVER]

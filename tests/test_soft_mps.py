@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from contract import check_mps, check_mps_clients
 from contract.check_mps_clients import Scene
 from contract.mps_client import MpsClient
-from contract.mps_rig import NOBODY, Mps, Programs, eventually, finish
+from contract.mps_rig import NOBODY, Mps, NotRun, Programs, eventually, finish, real_programs
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.signals import ClientConnected, ServerBlamed, ServerChanged, Signal
 from mpsafed.sources import Source
@@ -25,9 +25,6 @@ from requires import requires
 
 pytestmark = requires("soft")
 
-ROOT = Path(__file__).parent.parent
-FETCH = ROOT / "tools" / "mps" / "fetch"
-CANNOT = 77
 BRANCHES = ("535", "550")
 SOMEBODY = NOBODY - 1
 CONNECTION_FAILED, MAX_CLIENTS = 805, 808
@@ -70,27 +67,13 @@ def software_without_device(software: Programs) -> Programs:
     )
 
 
-@pytest.fixture(scope="module")
-def trees() -> dict[str, Path]:
-    """The unpacked packages of the real programs by branch: the newest version of each that Debian has."""
-    done = subprocess.run([FETCH], capture_output=True, text=True, check=False)
-    if done.returncode == CANNOT:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    found = sorted(line.split(" ", 1) for line in done.stdout.splitlines())
-    return {version.partition(".")[0]: Path(tree) for version, tree in found}
-
-
 @pytest.fixture(params=BRANCHES, scope="module")
-def real(request: pytest.FixtureRequest, trees: Mapping[str, Path]) -> Programs:
-    """The real programs of a branch. Without a libcuda their servers do not start."""
-    branch: str = request.param
-    if branch not in trees:
-        pytest.skip(f"Debian has no nvidia-cuda-mps of branch {branch} any more")
-    program = trees[branch] / "usr" / "bin" / "nvidia-cuda-mps-control"
-    path = f"{trees[branch] / 'usr' / 'sbin'}:{os.environ.get('PATH', os.defpath)}"
-    hidden = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
-    return Programs(program, program, int(branch), {**hidden, "PATH": path, "CUDA_VISIBLE_DEVICES": ""})
+def real(request: pytest.FixtureRequest) -> Programs:
+    """The real programs of a branch."""
+    try:
+        return real_programs(request.param)
+    except NotRun as reason:
+        pytest.skip(str(reason))
 
 
 def settle(outcome: str) -> None:

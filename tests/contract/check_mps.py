@@ -153,6 +153,13 @@ def commands_are_answered_in_order(mps: Mps) -> None:
     assert mps.run(end="") == Reply("", "", 0)
 
 
+def arguments_are_passed_over(mps: Mps) -> None:
+    """So a question in the language of v3 is none, and the answer is nothing."""
+    mps.start()
+    assert mps.call("server", "list", "--format=csv") == Reply("", "", 0)
+    eventually(lambda: mps.log()[-2:] == ["NEW UI", "UI closed"], "a front end that asked for nothing")
+
+
 def unknown_commands_are_named(mps: Mps) -> None:
     mps.start()
     names = ["help", "device_query", "lspart", "GET_SERVER_LIST", "get_server_lists", "", "   "]
@@ -217,6 +224,7 @@ def a_memory_limit_has_to_be_read_back(mps: Mps) -> None:
     for device, word, found in (
         ("0", "2G", ["2G"]),
         ("0", "512M", ["512M"]),
+        ("0", "0", []),
         ("0", "1500M", ["1G"]),
         ("0", "1.5G", ["1M"]),
         ("0", "banana", []),
@@ -320,6 +328,7 @@ CHECKS: Final[tuple[Callable[[Mps], None], ...]] = (
     the_foreground_has_the_log_on_stdout,
     the_log_tells_of_each_command,
     commands_are_answered_in_order,
+    arguments_are_passed_over,
     unknown_commands_are_named,
     without_a_server_lists_are_empty,
     an_absent_server_is_not_found,

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -28,10 +29,13 @@ __all__ = [
     "finish",
     "modes",
     "over_the_wire",
+    "real_programs",
 ]
 
 PATIENCE_S: Final = 30.0
 NOBODY: Final = 65534
+FETCH: Final = Path(__file__).parents[2] / "tools" / "mps" / "fetch"
+CANNOT: Final = 77
 LINE: Final = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (Control|Server|Other) +(\d+)\] (.*)")
 
 
@@ -56,6 +60,28 @@ class Reply:
     text: str
     complaint: str
     status: int
+
+
+@cache
+def _trees() -> dict[str, Path]:
+    """The unpacked packages of the real programs by branch: the newest version of each that Debian has."""
+    done = subprocess.run([FETCH], capture_output=True, text=True, check=False)
+    if done.returncode == CANNOT:
+        raise NotRun(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    found = sorted(line.split(" ", 1) for line in done.stdout.splitlines())
+    return {version.partition(".")[0]: Path(tree) for version, tree in found}
+
+
+def real_programs(branch: str) -> Programs:
+    """The real programs of a branch, "535" or "550". Without a libcuda their servers do not start."""
+    tree = _trees().get(branch)
+    if tree is None:
+        raise NotRun(f"Debian has no nvidia-cuda-mps of branch {branch} any more")
+    program = tree / "usr" / "bin" / "nvidia-cuda-mps-control"
+    path = f"{tree / 'usr' / 'sbin'}:{os.environ.get('PATH', os.defpath)}"
+    hidden = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    return Programs(program, program, int(branch), {**hidden, "PATH": path, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def eventually(holds: Callable[[], object], what: str) -> None:
@@ -97,6 +123,10 @@ class Mps:
     def run(self, *commands: str, end: str = "\n") -> Reply:
         """Runs the front end with these lines of input."""
         return self._finish([self.programs.front_end], "\n".join(commands) + end, self.environment)
+
+    def call(self, *arguments: str) -> Reply:
+        """Runs the front end with arguments and no input."""
+        return self._finish([self.programs.front_end, *arguments], "", self.environment)
 
     def ask(self, command: str) -> list[str]:
         """The lines of the reply to one command."""

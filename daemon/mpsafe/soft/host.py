@@ -27,6 +27,7 @@ from mpsafe.soft.sockets import connect, credentials
 __all__ = ["LIBRARIES", "SoftwareHost"]
 
 LIBRARIES: Final = Path(__file__).parent / "lib"
+PACKAGES: Final = Path(__file__).parents[2]
 PATIENCE_S: Final = 5.0
 
 # -S: nothing of the software GPU is in site-packages, and it starts in half the time.
@@ -62,7 +63,9 @@ class SoftwareHost:
         programs.mkdir(parents=True, exist_ok=True)
         self.control_program = programs / "nvidia-cuda-mps-control"
         python = " ".join(f'"{word}"' for word in _PYTHON)
-        self.control_program.write_text(f'#!/bin/sh\nexec {python} mpsafe.soft.control "$@"\n')
+        # It finds its own package: whoever starts it, as a unit does, has no environment of ours.
+        script = f'#!/bin/sh\nPYTHONPATH="{PACKAGES}" exec {python} mpsafe.soft.control "$@"\n'
+        self.control_program.write_text(script)
         self.control_program.chmod(0o755)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
         self.environment: Mapping[str, str] = inherited | {
@@ -71,7 +74,7 @@ class SoftwareHost:
             "LD_LIBRARY_PATH": os.fspath(LIBRARIES),
             "MPSAFE_SOFT_DIR": os.fspath(directory),
             "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
-            "PYTHONPATH": os.fspath(Path(__file__).parents[2]),
+            "PYTHONPATH": os.fspath(PACKAGES),
         }
         options = {"--devices": devices, "--memory": memory_bytes, "--heartbeat-ms": heartbeat_ms, "--records": records}
         self._lifeline = Lifeline(directory)

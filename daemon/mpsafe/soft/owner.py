@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """DIR/mpsafe stands for /dev/mpsafe (ffi/mpsafe_uapi.h): records for one owner, a policy, a dead man's switch.
 
-A packet from the kernel is one record. A packet to it is "policy off|observe|absorb" or
-"heartbeat"; whatever else comes is ignored. A second owner is told "busy".
+A packet from the kernel is one record. A packet to it is "policy off|observe|absorb", "heartbeat" or
+"rewind"; whatever else comes is ignored. "rewound" answers the last one: what came before it was for
+whoever read before, and the records behind it begin with the oldest. A second owner is told "busy".
 """
 
 import socket
@@ -32,6 +33,7 @@ class OwnerPort:
         self._limit_s = limit_s
         self._owner: socket.socket | None = None
         self._next = 1
+        self._rewinding = False
         self._expires: float | None = None
         loop.accept(listen(path, 0o600), self._accept)
 
@@ -48,6 +50,11 @@ class OwnerPort:
         """Sends what the owner has not seen. What is overwritten before there is room for it is lost: `seq` tells."""
         if self._owner is None:
             return
+        if self._rewinding:
+            if not post(self._owner, b"rewound"):
+                self._loop.await_room(self._owner)
+                return
+            self._rewinding = False
         self._next = max(self._next, self._ring.first)
         for record in self._ring.since(self._next):
             if not post(self._owner, record):
@@ -62,6 +69,7 @@ class OwnerPort:
             return
         self._owner = sock
         self._next = 1
+        self._rewinding = False
         self._loop.hear(sock, self._hear, room=self.flush)
         self.flush()
 
@@ -71,6 +79,10 @@ class OwnerPort:
         elif packet == b"heartbeat":
             if self._expires is not None:
                 self._expires = time.monotonic() + self._limit_s
+        elif packet == b"rewind":
+            self._next = 1
+            self._rewinding = True
+            self.flush()
         elif (mode := _MODES.get(packet)) is not None:
             self._change(mode)
 

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs `nvidia-cuda-mps-control`, and whatever else is run for it: once, bounded in time and output.
+
+A user's pipe directory is the user's to fill: a link or a false daemon there must not lead root, so
+for a user's control daemon the program runs as that user. Whatever it prints is untrusted.
+"""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mpsafe.errors import ControlFailed
+
+__all__ = ["OUTPUT_MAX", "FrontEnd", "Reply", "group_of"]
+
+OUTPUT_MAX: Final = 1 << 20
+NO_DAEMON: Final = 1
+NOBODYS_GROUP: Final = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a program printed on its standard output, and its exit status."""
+
+    text: str
+    status: int
+
+
+class FrontEnd:
+    """The program in one environment, which says what control daemon it speaks to.
+
+    `uid`: as whom it runs where we are root; None: as we do. LC_ALL is C: a warning of the language's
+    is no answer.
+    """
+
+    def __init__(
+        self, program: str, environment: Mapping[str, str], *, uid: int | None = None, deadline_s: float = 5.0
+    ) -> None:
+        self._program = program
+        self._environment = {**environment, "LC_ALL": "C"}
+        self._uid = uid
+        self._deadline_s = deadline_s
+
+    async def ask(self, command: str, *, deadline_s: float | None = None) -> str:
+        """The answer to one line of the v2 language. Raises ControlFailed if none comes.
+
+        The program exits 0 whatever became of the command, 1 where no daemon answers (535, 550).
+        """
+        reply = await self.run(typed=command, named=command, deadline_s=deadline_s)
+        if reply.status == NO_DAEMON:
+            raise ControlFailed(command, "no MPS control daemon answers in the pipe directory")
+        if reply.status:
+            raise ControlFailed(command, f"it ended with status {reply.status}")
+        return reply.text
+
+    async def call(self, *arguments: str, deadline_s: float | None = None) -> str:
+        """The answer to one v3 command: module, verb and arguments. Raises ControlFailed, also if it refuses."""
+        command = " ".join(arguments)
+        reply = await self.run(*arguments, named=command, deadline_s=deadline_s)
+        if reply.status:
+            said = reply.text.strip()[:200]
+            raise ControlFailed(command, f"it ended with status {reply.status}: {said or 'it says nothing'}")
+        return reply.text
+
+    async def run(self, *arguments: str, typed: str = "", named: str, deadline_s: float | None = None) -> Reply:
+        """Runs it to its end. Raises ControlFailed for `named` if it cannot be run, is late or says too much."""
+        try:
+            return await self._run(arguments, typed, named, deadline_s or self._deadline_s)
+        except OSError as error:
+            raise ControlFailed(named, f"{self._program} cannot be run: {error.strerror}") from error
+
+    async def _run(self, arguments: tuple[str, ...], typed: str, named: str, limit_s: float) -> Reply:
+        user = self._uid if os.geteuid() == 0 else None
+        async with _pipe() as (answer, written):
+            question = _filled_pipe(typed.encode() + b"\n" * bool(typed))
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    self._program,
+                    *arguments,
+                    env=self._environment,
+                    stdin=question,
+                    stdout=written,
+                    stderr=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                    user=user,
+                    group=None if user is None else group_of(user),
+                    extra_groups=None if user is None else [],
+                )
+            finally:
+                os.close(question)
+                os.close(written)
+            try:
+                async with asyncio.timeout(limit_s):
+                    output = await _output(process, named, answer)
+            except TimeoutError:
+                raise ControlFailed(named, f"no answer within {limit_s:g} s") from None
+            finally:
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    await process.wait()
+        return Reply(output.decode("utf-8", "replace"), process.returncode or 0)
+
+
+def group_of(uid: int) -> int:
+    """A user's own group; nobody's where the host has no such user."""
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return NOBODYS_GROUP
+
+
+def _filled_pipe(data: bytes) -> int:
+    """The reading end of a pipe that holds `data` and then ends; less than a pipe's capacity is written at once."""
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    return reading
+
+
+@contextlib.asynccontextmanager
+async def _pipe() -> AsyncGenerator[tuple[asyncio.StreamReader, int]]:
+    """A pipe's reading end as a stream, and its writing end, which the caller closes.
+
+    asyncio waits for its own pipes as well before it says that a process has ended: as long as any
+    process that inherited one holds it open. So both pipes are ours.
+    """
+    reading, writing = os.pipe()
+    answer = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(answer)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reading, "rb", 0))
+    try:
+        yield answer, writing
+    finally:
+        transport.close()
+
+
+async def _output(process: asyncio.subprocess.Process, named: str, answer: asyncio.StreamReader) -> bytes:
+    """What it prints until it has ended. ControlFailed if that is more than OUTPUT_MAX."""
+    output = bytearray()
+    while chunk := await answer.read(OUTPUT_MAX):
+        output += chunk
+        if len(output) > OUTPUT_MAX:
+            raise ControlFailed(named, f"it prints more than {OUTPUT_MAX} bytes")
+    await process.wait()
+    return bytes(output)
