@@ -6,21 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from control_program import ControlProgram
+from control_program import ControlProgram, control_of
+from mpsafe.errors import ControlFailed
 from mpsafe.model import ActionState, Identity
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.mps.control import Control
 from mpsafed.processes import identify
 from mpsafed.restart import RestartLimits, restart_server
+from mpsafed.steps import legal
 from requires import requires
 from tenant_process import Tenant
 
 SERVER = 4_000_001  # nobody has this pid
+STEPS: list[ActionState] = ["terminating", "killed", "started", "limited", "done"]
 PATIENT = RestartLimits(grace_s=60, end_s=60, start_s=60)
 
 
@@ -30,17 +34,41 @@ class Walk:
     def __init__(self) -> None:
         self.states: list[ActionState] = []
         self.details: list[str] = []
+        self.foreign: list[Identity] = []
+        self.limited: list[int | None] = []
+        self.apply_limits: Callable[[int | None], Awaitable[list[str]]] = self.nothing_differs
+
+    async def nothing_differs(self, server: int | None) -> list[str]:
+        self.limited.append(server)
+        return []
 
     def progress(self, state: ActionState, detail: str) -> None:
         self.states.append(state)
         self.details.append(detail)
 
     def run(
-        self, control: Control, *, server: int = SERVER, clients: list[Identity], limits: RestartLimits = PATIENT
+        self,
+        control: Control,
+        *,
+        server: int = SERVER,
+        clients: list[Identity],
+        limits: RestartLimits = PATIENT,
+        reached: ActionState = "requested",
     ) -> list[ActionState]:
-        uid = os.geteuid()
-        work = restart_server(server, uid, clients, control=control, limits=limits, progress=self.progress)
+        work = restart_server(
+            server,
+            os.geteuid(),
+            clients,
+            control=control,
+            limits=limits,
+            may_signal=lambda identity: identity not in self.foreign,
+            apply_limits=self.apply_limits,
+            progress=self.progress,
+            reached=reached,
+        )
         asyncio.run(asyncio.wait_for(work, 120))
+        walked: list[ActionState] = [reached, *self.states]
+        assert all(legal("restart_server", old, new) for old, new in pairwise(walked)), walked
         return self.states
 
 
@@ -85,15 +113,25 @@ def answers(old: int, *, state: str = "FAULT", end: str = ":", fresh: int = 777)
     }
 
 
+def gone(directory: Path, more: dict[str, str] | None = None) -> ControlProgram:
+    """A control daemon that has noticed that its server has ended."""
+    program = ControlProgram(directory, answers(SERVER) | (more or {}))
+    program.path.with_name(program.path.name + ".ended").touch()
+    return program
+
+
 def test_the_whole_walk(tmp_path: Path, server: subprocess.Popen[bytes], client: subprocess.Popen[bytes]) -> None:
     program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}"))
     walk = Walk()
     states = walk.run(program.control(), server=server.pid, clients=[identity_of(client)])
-    assert states == ["terminating", "killed", "done"]
+    assert states == STEPS
     assert walk.details[1:] == [
         "1 lost clients have ended, 0 of them by SIGKILL",
         f"server 777 is ACTIVE for uid {os.geteuid()}",
+        "limits of server 777 are in force",
+        f"server 777 is ACTIVE for uid {os.geteuid()} and takes clients",
     ]
+    assert walk.limited == [None, 777], "the default limits count for a server that starts, so they come first"
     assert server.wait() == -signal.SIGTERM
     assert client.wait() == -signal.SIGTERM
     commands = program.commands()
@@ -130,7 +168,7 @@ def test_a_server_that_does_not_know_of_the_fault_yet_is_waited_for(
         f"get_server_status {server.pid}": "if test -e $0.asked; then echo FAULT; else : >$0.asked; echo ACTIVE; fi"
     }
     program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}") | late)
-    assert Walk().run(program.control(), server=server.pid, clients=[]) == ["terminating", "killed", "done"]
+    assert Walk().run(program.control(), server=server.pid, clients=[]) == STEPS
 
 
 def test_clients_that_only_the_program_knows_are_ended_too(
@@ -155,7 +193,7 @@ def test_a_client_that_does_not_listen_is_killed(
     limits = RestartLimits(grace_s=0.05, end_s=60, start_s=60)
     program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}"))
     states = walk.run(program.control(), server=server.pid, clients=[identity_of(deaf)], limits=limits)
-    assert states == ["terminating", "killed", "done"]
+    assert states == STEPS
     assert walk.details[1] == "1 lost clients have ended, 1 of them by SIGKILL"
     assert deaf.wait() == -signal.SIGKILL
     deaf.communicate()
@@ -190,21 +228,28 @@ def test_a_process_that_got_the_pid_of_a_server_is_not_touched(
         "get_server_list": "if test -e $0.started; then echo 777; fi",
     }
     limits = RestartLimits(grace_s=60, end_s=0.05, start_s=60)
-    walk = Walk()
-    assert (
-        walk.run(ControlProgram(tmp_path, known).control(), server=server.pid, clients=[], limits=limits)[-1] == "done"
-    )
+    walks: list[tuple[ActionState, list[ActionState]]] = [("requested", STEPS[2:]), ("terminating", STEPS)]
+    for reached, walked in walks:
+        control = ControlProgram(tmp_path, known).control()
+        assert Walk().run(control, server=server.pid, clients=[], limits=limits, reached=reached) == walked
     assert server.poll() is None
 
 
-def test_a_server_that_is_gone_still_costs_its_clients(tmp_path: Path, client: subprocess.Popen[bytes]) -> None:
-    """As when the daemon died between the end of the server and that of its clients."""
-    known = answers(SERVER, state="Server not found") | {
-        f"get_client_list {SERVER}": "echo Server not found",
-        "get_server_list": "if test -e $0.started; then echo 777; fi",
-    }
-    assert Walk().run(ControlProgram(tmp_path, known).control(), clients=[identity_of(client)])[-1] == "done"
+def test_a_server_that_a_dead_daemon_has_ended_still_costs_its_clients(
+    tmp_path: Path, client: subprocess.Popen[bytes]
+) -> None:
+    """It died between the end of the server and that of its clients."""
+    walk = Walk()
+    assert walk.run(gone(tmp_path).control(), clients=[identity_of(client)], reached="terminating") == STEPS
     assert client.wait() == -signal.SIGTERM
+
+
+def test_a_server_that_only_a_log_tells_of_costs_nobody(tmp_path: Path, client: subprocess.Popen[bytes]) -> None:
+    """A user who can write that log names the server, and the clients as well."""
+    walk = Walk()
+    assert walk.run(gone(tmp_path).control(), clients=[identity_of(client)]) == STEPS[2:]
+    assert walk.details[0].startswith(f"server {SERVER} was gone, nobody was ended for it; server 777 is ACTIVE")
+    assert client.poll() is None
 
 
 def test_a_server_that_another_started_meanwhile_is_taken(tmp_path: Path) -> None:
@@ -222,6 +267,81 @@ def test_a_server_that_has_ended_and_is_listed_a_little_longer(tmp_path: Path, s
     )
     program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}") | {"get_server_list": listed})
     assert Walk().run(program.control(), server=server.pid, clients=[])[-1] == "done"
+
+
+@pytest.mark.parametrize("reached", ["killed", "started", "limited"])
+@pytest.mark.parametrize("there", [False, True])
+def test_it_goes_on_behind_the_end_of_the_server(tmp_path: Path, reached: ActionState, there: bool) -> None:
+    """The daemon died there; another server may have been started, or it died with the daemon."""
+    program = gone(tmp_path, {"get_server_list": "echo 777"} if there else {})
+    walk = Walk()
+    todo: dict[ActionState, list[ActionState]] = {"killed": STEPS[2:], "started": STEPS[2:], "limited": STEPS[3:]}
+    assert walk.run(program.control(), clients=[], reached=reached) == todo[reached]
+    assert walk.limited == ([777] if there else [None, 777])
+    assert not any(command.startswith("shutdown") for command in program.commands())
+
+
+@pytest.mark.parametrize("said", ["50 and not 20", "no answer", "could not be set within 0.1 s", "front end died"])
+def test_limits_that_are_not_in_force_are_told_and_stop_nothing(tmp_path: Path, said: str) -> None:
+    async def apply(server: int | None) -> list[str]:
+        match said:
+            case "50 and not 20":
+                return [f"the thread percentage is {said}"]
+            case "no answer":
+                raise ControlFailed("set_default_active_thread_percentage", "no answer within 5 s")
+            case "front end died":
+                raise BrokenPipeError("the front end died")
+            case _:
+                await asyncio.Event().wait()
+                return []
+
+    walk = Walk()
+    walk.apply_limits = apply
+    limits = RestartLimits(grace_s=60, end_s=60, start_s=60, limit_s=0.1)
+    assert walk.run(gone(tmp_path).control(), clients=[], limits=limits) == STEPS[2:]
+    assert all(said in detail for detail in walk.details[:2])
+
+
+def test_clients_that_are_not_ours_are_left_alone(
+    tmp_path: Path, server: subprocess.Popen[bytes], client: subprocess.Popen[bytes]
+) -> None:
+    walk = Walk()
+    walk.foreign = [identity_of(client)]
+    program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}"))
+    assert walk.run(program.control(), server=server.pid, clients=walk.foreign) == STEPS
+    assert walk.details[1] == "0 lost clients have ended, 0 of them by SIGKILL; 1 could not be ended"
+    assert client.poll() is None
+
+
+def test_clients_are_not_killed_before_a_server_that_does_not_end(
+    tmp_path: Path, server: subprocess.Popen[bytes], client: subprocess.Popen[bytes]
+) -> None:
+    """It is not ours to kill, and as long as it lives nobody knows what their work does."""
+    walk = Walk()
+    walk.foreign = [identity_of(server)]
+    limits = RestartLimits(grace_s=60, end_s=0.05, start_s=60)
+    program = ControlProgram(tmp_path, answers(server.pid))
+    states = walk.run(program.control(), server=server.pid, clients=[identity_of(client)], limits=limits)
+    assert states == ["terminating", "failed"]
+    assert (server.poll(), client.poll()) == (None, None)
+
+
+def test_a_server_beside_it_is_not_taken_for_the_new_one(tmp_path: Path, server: subprocess.Popen[bytes]) -> None:
+    """Where MPS has several servers at a time, one of them stays, and another is started all the same."""
+    listed = f"echo 555; if test -e $0.started; then echo 777; elif ! test -e $0.ended; then echo {server.pid}; fi"
+    known = {"get_server_list": listed, "get_server_status 555": "echo ACTIVE"}
+    program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}") | known)
+    walk = Walk()
+    assert walk.run(program.control(), server=server.pid, clients=[]) == STEPS
+    assert walk.limited == [None, 777]
+
+
+def test_a_server_that_faults_again_at_once_is_a_failure(tmp_path: Path) -> None:
+    again = "if test -e $0.once; then echo FAULT; else : >$0.once; echo ACTIVE; fi"
+    walk = Walk()
+    program = gone(tmp_path, {"get_server_status 777": again})
+    assert walk.run(program.control(), clients=[]) == ["started", "limited", "failed"]
+    assert walk.details[-1] == "server 777 was ACTIVE and is fault now"
 
 
 def test_a_server_that_does_not_come_is_a_failure(tmp_path: Path) -> None:
@@ -253,19 +373,19 @@ def test_a_program_of_no_use_ends_nobody(
 
 def test_no_program(tmp_path: Path) -> None:
     walk = Walk()
-    assert walk.run(Control(os.fspath(tmp_path / "missing"), os.environ), clients=[]) == ["failed"]
+    assert walk.run(control_of(tmp_path / "missing", os.environ), clients=[]) == ["failed"]
     assert "cannot be run" in walk.details[0]
 
 
 @requires("soft")
 def test_a_real_server_in_fault(software_host: SoftwareHost) -> None:
-    control = Control(os.fspath(software_host.control_program), software_host.environment)
+    control = control_of(software_host.control_program, software_host.environment)
     with Tenant(software_host, "chat") as chat, Tenant(software_host, "embed") as embed:
         assert embed.do("trap") == "error 719"
         (old,) = asyncio.run(control.servers())
         assert asyncio.run(control.server_state(old)) == "fault"
         walk = Walk()
-        assert walk.run(control, server=old, clients=[chat.identity]) == ["terminating", "killed", "done"]
+        assert walk.run(control, server=old, clients=[chat.identity]) == STEPS
         assert chat.wait() == -signal.SIGTERM
         (fresh,) = asyncio.run(control.servers())
         assert fresh != old

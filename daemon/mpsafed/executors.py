@@ -1,83 +1,106 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs fences and restarts as tasks, and writes each step into the event that asked for it."""
+"""Runs fences and restarts as tasks, and writes each step into the event that asked for it.
+
+One client has one fence at a time and one server one restart, whatever number of events ask: the others
+wait for its end. A step that the tables of `steps` do not have is a defect, told and not written.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias, assert_never
 
 from mpsafe.model import Action, ActionKind, ActionState, Event, Identity
-from mpsafed.fence import FenceLimits, fence
+from mpsafed import steps
+from mpsafed.fence import FenceLimits, Surroundings, fence
 from mpsafed.mps.control import Control
-from mpsafed.policy import Fence, RestartServer
+from mpsafed.policy import Decision, Fence, Note, RestartServer
 from mpsafed.restart import RestartLimits, restart_server
 
-__all__ = ["ENDED", "Executors"]
-
-ENDED: Final[dict[ActionKind, frozenset[ActionState]]] = {
-    "fence": frozenset({"killed", "failed"}),
-    "restart_server": frozenset({"done", "failed"}),
-    "note": frozenset({"done"}),
-}
+__all__ = ["Executors", "requested", "waiting"]
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One action of one event; `end` is how it ends where all goes well."""
+
+    event: int
+    kind: ActionKind
+    target: Identity | None
+    end: ActionState
+
+
+_Work: TypeAlias = Callable[[], Awaitable[None]]
+
+
 class Executors:
-    """`update` records a changed event; `latest` gives the newest entry of one; `cut` revokes a client's holds."""
+    """`update` records a changed event; `latest` gives the newest entry of one.
+
+    `control_of` gives the control daemon of a server, also of one that has ended; None if none is known.
+    `apply_limits` sets the declared limits there, of one of its servers or (None) the default ones: see
+    restart.py.
+    """
 
     def __init__(
         self,
-        control: Control,
         *,
+        around: Surroundings,
         fence_limits: FenceLimits,
         restart_limits: RestartLimits,
+        control_of: Callable[[int], Control | None],
+        apply_limits: Callable[[Control, int | None], Awaitable[list[str]]],
         latest: Callable[[int], Event],
         update: Callable[[Event], Event],
-        cut: Callable[[Identity], None],
     ) -> None:
-        self._control = control
+        self._around = around
         self._fence_limits = fence_limits
         self._restart_limits = restart_limits
+        self._control_of = control_of
+        self._apply_limits = apply_limits
         self._latest = latest
         self._update = update
-        self._cut = cut
         self._tasks: set[asyncio.Task[None]] = set()
-        self._restarting: set[int] = set()
+        self._newest: dict[Identity | int, tuple[asyncio.Task[None], _Job]] = {}
 
-    def fence(self, event: int, decision: Fence, *, reached: ActionState = "requested") -> None:
-        """Starts a fence, or takes one up from the step that it had reached."""
+    def fence(self, event: int, decision: Fence) -> None:
+        """Starts a fence, or takes one up from the step that the event says it had reached."""
+        job = _Job(event, "fence", decision.client, "killed")
         self._start(
-            fence(
+            decision.client,
+            job,
+            lambda: fence(
                 decision.client,
                 decision.server,
-                control=self._control,
+                around=self._around,
                 limits=self._fence_limits,
-                cut=self._cut,
-                progress=lambda state, detail: self._progress(event, "fence", decision.client, state, detail),
-                reached=reached,
-            )
+                progress=lambda state, detail: self._progress(job, state, detail),
+                reached=self._reached(job),
+            ),
         )
 
     def restart(self, event: int, decision: RestartServer) -> None:
-        """Starts the restart of a server; one that is under way already is not started again."""
-        if decision.server in self._restarting:
-            self._progress(
-                event, "restart_server", None, "done", f"server {decision.server} is being restarted already"
-            )
+        """Starts the restart of a server, or takes one up from the step that the event says it had reached."""
+        job = _Job(event, "restart_server", None, "done")
+        self._start(decision.server, job, lambda: self._restart(job, decision))
+
+    async def _restart(self, job: _Job, decision: RestartServer) -> None:
+        control = self._control_of(decision.server)
+        if control is None:
+            self._progress(job, "failed", f"no MPS control daemon is known that has server {decision.server}")
             return
-        self._restarting.add(decision.server)
-        self._start(
-            restart_server(
-                decision.server,
-                decision.uid,
-                decision.clients,
-                control=self._control,
-                limits=self._restart_limits,
-                progress=lambda state, detail: self._progress(event, "restart_server", None, state, detail),
-            ),
-            lambda: self._restarting.discard(decision.server),
+        await restart_server(
+            decision.server,
+            decision.uid,
+            decision.clients,
+            control=control,
+            limits=self._restart_limits,
+            may_signal=self._around.may_signal,
+            apply_limits=lambda server: self._apply_limits(control, server),
+            progress=lambda state, detail: self._progress(job, state, detail),
+            reached=self._reached(job),
         )
 
     async def close(self) -> None:
@@ -86,29 +109,74 @@ class Executors:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _progress(self, number: int, kind: str, target: Identity | None, state: ActionState, detail: str) -> None:
-        event = self._latest(number)
+    def _start(self, what: Identity | int, job: _Job, work: _Work) -> None:
+        before = self._newest.get(what)
+        task = asyncio.create_task(self._run(job, work) if before is None else self._run_after(*before, job, work))
+        self._tasks.add(task)
+        self._newest[what] = task, job
+
+        def finished(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if self._newest[what][0] is task:
+                del self._newest[what]
+
+        task.add_done_callback(finished)
+
+    async def _run(self, job: _Job, work: _Work) -> None:
+        """Whatever stops the work, the event says so and ends."""
+        try:
+            await work()
+        except OSError as error:
+            self._progress(job, "failed", str(error))
+        except Exception as error:
+            _log.exception("event %d: %s ended with an error", job.event, job.kind)
+            self._progress(job, "failed", f"a defect of mpsafed: {error!r}")
+
+    async def _run_after(self, task: asyncio.Task[None], other: _Job, job: _Job, work: _Work) -> None:
+        """Another event asked for the same before: what ends that ends this, unless a dead daemon had begun it."""
+        await asyncio.wait([task])
+        if self._reached(job) != "requested":
+            await self._run(job, work)
+            return
+        went_well = self._reached(other) == other.end
+        self._progress(job, job.end if went_well else "failed", f"event {other.event} asked for the same before")
+
+    def _reached(self, job: _Job) -> ActionState:
+        """What the event says; an action that it does not have is not begun."""
+        for action in self._latest(job.event).actions:
+            if (action.kind, action.target) == (job.kind, job.target):
+                return action.state
+        return "requested"
+
+    def _progress(self, job: _Job, state: ActionState, detail: str) -> None:
+        event = self._latest(job.event)
+        reached = self._reached(job)
+        if not steps.legal(job.kind, reached, state):
+            _log.error("a defect: event %d, %s is %s and was to be %s", job.event, job.kind, reached, state)
+            return
         actions = [
-            replace(action, state=state, detail=detail) if (action.kind, action.target) == (kind, target) else action
+            replace(action, state=state, detail=detail)
+            if (action.kind, action.target) == (job.kind, job.target)
+            else action
             for action in event.actions
         ]
         ended = not any(map(waiting, actions))
         self._update(replace(event, actions=actions, phase="closed" if ended else "open"))
 
-    def _start(self, work: Coroutine[Any, Any, None], undo: Callable[[], None] | None = None) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-
-        def finished(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if undo is not None:
-                undo()
-            if not task.cancelled() and (error := task.exception()) is not None:
-                _log.error("an action ended with an error", exc_info=error)
-
-        task.add_done_callback(finished)
-
 
 def waiting(action: Action) -> bool:
     """Whether an action has been asked for and not ended."""
-    return action.state not in ENDED[action.kind]
+    return not steps.ended(action.kind, action.state)
+
+
+def requested(decision: Decision) -> Action:
+    """A decision as the event shows it before anything is done."""
+    match decision:
+        case Fence():
+            return Action("fence", decision.client, "requested", "")
+        case RestartServer():
+            return Action("restart_server", None, "requested", f"server {decision.server}, uid {decision.uid}")
+        case Note():
+            return Action("note", None, "done", decision.reason)
+        case _:
+            assert_never(decision)

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will kill the daemon at every step of what it does about a fault, and look what is lost."""
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
 from daemon_process import TENANTS, Mpsafed
-from mpsafe.errors import DaemonUnreachable
+from mortal_daemon import Mortal
 from mpsafe.model import Event
 from mpsafe.soft.host import SoftwareHost
-from requires import requires, tool
+from requires import requires
 from tenant_process import Tenant
 
 pytestmark = requires("soft", "cc")
@@ -23,44 +20,11 @@ pytestmark = requires("soft", "cc")
 HOW = pytest.mark.parametrize(("how", "stride"), [("after", 1), ("torn", 3)])
 
 
-class Mortal(Mpsafed):
-    """A daemon that ends by SIGKILL at the entry that `arm` names."""
-
-    def __init__(self, host: SoftwareHost) -> None:
-        library, self._order = host.directory / "die.so", host.directory / "die_at"
-        source = Path(__file__).with_name("die_at_entry.c")
-        subprocess.run([tool("cc"), "-shared", "-fPIC", "-Wall", "-Werror", "-o", library, source], check=True)
-        self._order.write_text("")
-        preload = {"LD_PRELOAD": os.fspath(library), "DIE_AT_ENTRY": os.fspath(self._order)}
-        super().__init__(host, environment=preload)
-
-    def arm(self, seq: int, how: str) -> None:
-        """It dies at this entry."""
-        self._order.write_text(f"{seq} {how}")
-
-    def disarm(self) -> None:
-        """It does not die any more."""
-        self._order.write_text("")
-
-    def dies(self, *, since: int) -> bool:
-        """Waits until it has died, or a fault behind `since` is closed."""
-        try:
-            self.fault_closed(since=since)
-        except DaemonUnreachable:
-            assert self.process.wait(60) == -9
-            return True
-        return False
-
-
 @pytest.fixture
 def mortal(software_host: SoftwareHost) -> Iterator[Mortal]:
     with Mortal(software_host) as daemon:
         daemon.start()
         yield daemon
-
-
-def last_seq(daemon: Mpsafed) -> int:
-    return max((entry.seq for entry in daemon.written()), default=0)
 
 
 def faults(daemon: Mpsafed) -> list[Event]:
@@ -79,7 +43,7 @@ def test_at_each_step_of_a_fence(mortal: Mortal, tenant: Callable[..., Tenant], 
     guilty: list[Tenant] = []
     step = 0
     for step in count(1, stride):
-        before = last_seq(mortal)
+        before = mortal.last_seq()
         guilty.append(tenant("embed", mortal.socket))
         mortal.arm(before + step, how)
         guilty[-1].say("wild_write")
@@ -106,7 +70,7 @@ def test_at_each_step_of_a_restart(mortal: Mortal, tenant: Callable[..., Tenant]
     servers: list[int | None] = [None]
     step = 0
     for step in count(1, stride):
-        before = last_seq(mortal)
+        before = mortal.last_seq()
         started = [tenant(name, mortal.socket, up=False) for name in TENANTS[:2]]
         guilty.append(started[-1])
         assert [one.is_up().do("work") for one in started] == ["ok", "ok"]
