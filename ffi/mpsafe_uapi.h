@@ -2,21 +2,26 @@
 /*
  * /dev/mpsafe: the contract between the patched nvidia-uvm and user space.
  *
- * The device hands out fixed-size records and takes a policy. One process, the owner, may hold it
- * open at a time.
+ * The device hands out fixed-size records and takes a policy. It is open once at a time, and whoever
+ * holds that open file is the owner: a process, or between two processes a keeper that does nothing but
+ * hold it (systemd's file descriptor store).
  *
  * Records. read() returns whole records, oldest first, as many as fit; poll() says that one is
  * there. They live in a ring and reading does not consume them: each open starts at the oldest
  * record still in the ring, as /dev/kmsg does, so an owner that died loses nothing and tells by
- * `seq` what it has seen already. `seq` counts from 1 within one `load`, a random number drawn
- * when the module was loaded. A gap in `seq` counts the records that were overwritten unread.
+ * `seq` what it has seen already. lseek(fd, 0, SEEK_SET) goes back to that oldest record, also as
+ * with /dev/kmsg, and every other lseek() fails with EINVAL: where it has read to belongs to the
+ * open file, so a process that takes it over from a keeper rewinds first. `seq` counts from 1 within
+ * one `load`, a random number drawn when the module was loaded. A gap in `seq` counts the records
+ * that were overwritten unread.
  *
  * Policy. OFF (the default): stock behaviour, no record. OBSERVE: stock behaviour, recorded.
  * ABSORB: a memory fault that a sink can take is absorbed and its client is doomed. Each change is
  * answered by a record of type POLICY that shows what is in force now.
  *
- * Dead-man switch. When the owner closes the device, or no heartbeat came for MPSAFE_HEARTBEAT_MS,
- * new faults meet stock behaviour again. Clients doomed before stay absorbed until they are gone.
+ * Dead-man switch. When the last descriptor of the open file is closed, or no heartbeat came for
+ * MPSAFE_HEARTBEAT_MS, also while a keeper holds it, new faults meet stock behaviour again. Clients
+ * doomed before stay absorbed until they are gone.
  */
 #ifndef MPSAFE_UAPI_H
 #define MPSAFE_UAPI_H

@@ -4,6 +4,8 @@
 import asyncio
 import contextlib
 import os
+import select
+import signal as signal_module
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -66,8 +68,10 @@ def kernel(place: Path) -> Iterator[Kernel]:
     opened.close()
 
 
-def source(path: Path, start: Cursor | None = None, mode: Mode = "absorb") -> DriverRecords:
-    return DriverRecords(lambda: SoftwareDriver(path), mode, start)
+def source(
+    path: Path, start: Cursor | None = None, mode: Mode = "absorb", *, stored: int | None = None
+) -> DriverRecords:
+    return DriverRecords(lambda: SoftwareDriver(path, stored), mode, start)
 
 
 def read(
@@ -261,13 +265,19 @@ def test_one_owner_at_a_time(place: Path) -> None:
             owner.close()
 
 
+def absorbing(path: Path) -> SoftwareDriver:
+    """An owner whose policy is in force: its record has come, and is still to be read."""
+    owner = SoftwareDriver(path)
+    owner.set_mode("absorb")
+    assert select.select([owner], [], [], PATIENCE_S)[0], "no record comes"
+    return owner
+
+
 @requires("soft")
 def test_a_fault_of_a_real_tenant_is_read_also_by_the_next_owner(software_host: SoftwareHost) -> None:
     """An owner that dies loses nothing: the next one starts at the oldest record."""
     with Tenant(software_host, "embed") as tenant:
-        tenant.say("linger")
-        owner = SoftwareDriver(software_host.driver)
-        owner.set_mode("absorb")
+        owner = absorbing(software_host.driver)
         assert [tenant.do("wild_read") for _ in range(2)] == ["ok", "ok"]
         owner.close()
         records = source(software_host.driver)
@@ -275,3 +285,82 @@ def test_a_fault_of_a_real_tenant_is_read_also_by_the_next_owner(software_host: 
     assert isinstance(signal, FaultAbsorbed)
     assert signal.client == tenant.identity
     assert (signal.access, signal.fault, signal.uid) == ("read", "pde", os.geteuid())
+
+
+def left(owner: SoftwareDriver) -> int:
+    """An owner ends as by SIGKILL, and a keeper holds its descriptor."""
+    kept = os.dup(owner.fileno())
+    owner.close()
+    return kept
+
+
+def read_until(owner: SoftwareDriver, count: int) -> list[bytes]:
+    """Records as they come, at least `count`."""
+    found: list[bytes] = []
+    while len(found) < count:
+        assert select.select([owner], [], [], PATIENCE_S)[0], f"{len(found)} of {count} records"
+        found += owner.read()
+    return found
+
+
+@requires("soft")
+@pytest.mark.parametrize("had_read", [False, True])
+def test_whoever_takes_over_misses_no_record(software_host: SoftwareHost, had_read: bool) -> None:
+    """A fault while only a keeper holds the device is absorbed; what the last owner had read is read again."""
+    with Tenant(software_host, "embed") as tenant, Tenant(software_host, "chat") as other:
+        owner = absorbing(software_host.driver)
+        assert tenant.do("wild_read") == "ok"
+        if had_read:
+            read_until(owner, 2)
+        kept = left(owner)
+        assert other.do("wild_write") == "ok", "absorbed while no daemon runs"
+        found, _ = read(source(software_host.driver, stored=kept), lambda signals, _: len(signals) >= 2)
+        assert pids(found) == [tenant.pid, other.pid]
+
+
+@requires("soft")
+def test_rewinding_may_be_done_twice(software_host: SoftwareHost) -> None:
+    """As after a daemon that died between its rewind and what answers it."""
+    with Tenant(software_host, "embed") as tenant:
+        owner = absorbing(software_host.driver)
+        assert tenant.do("wild_read") == "ok"
+        kept = left(SoftwareDriver(software_host.driver, left(owner)))
+        records = source(software_host.driver, stored=kept)
+        (signal, *more), told = read(records, lambda _, told: told.count("mode absorb") >= 3)
+    assert (pids([signal]), more) == ([tenant.pid], [])
+    assert set(told) == {"mode absorb"}
+
+
+@requires("soft")
+def test_a_kept_device_whose_kernel_was_started_anew_is_dead(place: Path) -> None:
+    with SoftwareHost(place / "host") as host:
+        kept = left(SoftwareDriver(host.driver))
+        os.kill(host.kernel_pid, signal_module.SIGKILL)
+        with SoftwareHost(place / "host") as again, pytest.raises(OSError):
+            SoftwareDriver(again.driver, kept)
+    with pytest.raises(OSError):
+        os.fstat(kept)
+
+
+def test_what_is_kept_must_lead_to_the_device(kernel: Kernel, place: Path) -> None:
+    other = Kernel(place / "other")
+    kept = left(SoftwareDriver(other.path))
+    with pytest.raises(ConnectionError, match=r"it leads to '.*/other', expected '.*/mpsafe'"):
+        SoftwareDriver(kernel.path, kept)
+    other.close()
+    no_socket = os.open(os.devnull, os.O_RDONLY)
+    with pytest.raises(OSError, match="Socket operation on non-socket"):
+        SoftwareDriver(kernel.path, no_socket)
+    for fd in (kept, no_socket):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+@requires("soft")
+def test_a_keeper_alone_does_not_keep_the_policy(place: Path) -> None:
+    with SoftwareHost(place, heartbeat_ms=50) as host:
+        owner = SoftwareDriver(host.driver)
+        owner.set_mode("absorb")
+        copy = SoftwareDriver(host.driver, left(owner))
+        assert [decode(raw).mode for raw in read_until(copy, 2)] == ["absorb", "off"]
+        copy.close()

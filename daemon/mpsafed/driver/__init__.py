@@ -9,7 +9,7 @@ Mode: TypeAlias = Literal["off", "observe", "absorb"]
 
 
 class Driver(Protocol):
-    """One opened device. Closing it returns new faults to stock behaviour."""
+    """One opened device. Closing it returns new faults to stock behaviour, unless the fd store holds it as well."""
 
     def fileno(self) -> int:
         """Readable when a record is there."""
