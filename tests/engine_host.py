@@ -14,6 +14,10 @@ from mpsafe.model import Event, Identity
 from mpsafed.config import TenantConfig
 from mpsafed.engine import Engine
 from mpsafed.fence import FenceLimits
+from mpsafed.freezer import Freezer
+from mpsafed.metrics import Metrics
+from mpsafed.mps.control import Control
+from mpsafed.mps.controls import Controls
 from mpsafed.policy import Policy
 from mpsafed.processes import identify
 from mpsafed.restart import RestartLimits
@@ -37,11 +41,12 @@ class Host:
         self.directory = directory
         self.server, self.guilty, self.other = processes
         self.cut: list[int] = []
+        self.limited: list[tuple[str, int | None]] = []
         self.program = ControlProgram(directory, {})
         self.answers = {
             "get_server_list": "if test -e $0.started; then echo 777; "
             f"elif ! test -e $0.ended; then echo {self.server.pid}; fi",
-            f"get_server_status {self.server.pid}": "echo FAULT",
+            f"get_server_status {self.server.pid}": "if test -e $0.fault; then echo FAULT; else echo ACTIVE; fi",
             f"get_client_list {self.server.pid}": f"echo {self.guilty.pid}; echo {self.other.pid}",
             f"shutdown_server {self.server.pid} -f": f"kill {self.server.pid}; : >$0.ended",
             "start_server*": ": >$0.started",
@@ -51,6 +56,15 @@ class Host:
         }
         self.program.answer(self.answers)
 
+    def breaks(self) -> None:
+        """From here on the control program says that the server is in FAULT."""
+        self.program.path.with_name(self.program.path.name + ".fault").touch()
+
+    async def apply_limits(self, control: Control, server: int | None) -> list[str]:
+        """Nothing is declared; what was asked for is kept in `limited`."""
+        self.limited.append((control.name, server))
+        return []
+
     @contextlib.asynccontextmanager
     async def engine(self, policy: Policy | None = None) -> AsyncGenerator[Engine]:
         state = State(self.directory / "state")
@@ -59,10 +73,14 @@ class Host:
             state=state,
             policy=policy or Policy(),
             tenants=tenants,
-            control=self.program.control(),
+            controls=Controls([self.program.control()]),
+            apply_limits=self.apply_limits,
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=1, grace_s=60, end_s=60, start_s=60),
+            freezer=Freezer(None),
+            metrics=Metrics(),
             cut=self.cut.append,
+            devices_changed=lambda: None,
         )
         following = asyncio.ensure_future(engine.inventory.follow())
         try:

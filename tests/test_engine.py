@@ -72,6 +72,7 @@ def test_an_absorbed_fault_is_fenced(host: Host) -> None:
 def test_a_fatal_fault_restarts_the_server(host: Host) -> None:
     async def check() -> None:
         async with host.engine() as engine:
+            host.breaks()
             engine.emit(sm_xid(host.guilty))
             event = await until(engine, closed())
             assert told(event) == [("restart_server", "done")]
@@ -83,19 +84,31 @@ def test_a_fatal_fault_restarts_the_server(host: Host) -> None:
 
 def test_a_server_that_faults_after_its_kernel_line_is_restarted_all_the_same(host: Host) -> None:
     """The kernel log is read before the server knows of its fault."""
-    host.program.answer(
-        host.answers
-        | {f"get_server_status {host.server.pid}": "if test -e $0.fault; then echo FAULT; else echo ACTIVE; fi"}
-    )
 
     async def check() -> None:
         async with host.engine() as engine:
             engine.emit(sm_xid(host.guilty))
             while f"get_server_status {host.server.pid}" not in host.program.commands()[3:]:
                 await asyncio.sleep(0)
-            host.program.path.with_name(host.program.path.name + ".fault").touch()
+            host.breaks()
             engine.emit(in_fault(host.server))
             assert told(await until(engine, closed())) == [("restart_server", "done")]
+
+    run(check())
+    assert host.server.wait() == -15
+
+
+def test_a_fault_that_only_the_control_program_tells_of(host: Host) -> None:
+    """The logs may be blind: everybody who may enter a pipe directory can end their thread."""
+
+    async def check() -> None:
+        async with host.engine() as engine:
+            host.breaks()
+            engine.inventory.invalidate()
+            event = await until(engine, closed())
+            assert told(event) == [("restart_server", "done")]
+            assert event.blame.client is None
+            assert host.limited == [("default", None), ("default", 777)]
 
     run(check())
     assert host.server.wait() == -15
@@ -325,6 +338,7 @@ def test_a_fence_that_a_dead_daemon_left_is_taken_up(host: Host, reached: Action
 @pytest.mark.parametrize("reached", ["requested", "terminating", "killed"])
 def test_a_restart_that_a_dead_daemon_left_is_taken_up(host: Host, reached: ActionState) -> None:
     """Also one whose server and clients are gone, and nobody has started another."""
+    host.breaks()
     if reached == "killed":
         for process in (host.server, host.guilty, host.other):
             process.kill()
@@ -361,10 +375,12 @@ def test_an_event_that_was_written_and_not_decided_is_decided_later(host: Host) 
 
 def test_the_page_and_its_readers_are_told(host: Host) -> None:
     async def check() -> None:
-        async with host.engine() as engine:
+        host.breaks()
+        async with host.engine(Policy(act=False)) as engine:
+            await until(engine, lambda event: event.kind == "fault" and bool(event.actions))
             wake = os.eventfd(0, os.EFD_NONBLOCK)
-            engine.wakes.add(wake)
-            with StatusPage(os.dup(engine.page.fd)) as page:
+            engine.board.wakes.add(wake)
+            with StatusPage(os.dup(engine.board.page.fd)) as page:
                 engine.attach("embed", Peer(host.guilty.pid, 0, False, identity_of(host.guilty)))
                 engine.emit(ClientGone(time_ns=1, client=identity_of(host.other)))
                 await until(engine, closed("exit"))
@@ -373,7 +389,7 @@ def test_the_page_and_its_readers_are_told(host: Host) -> None:
                 assert os.eventfd_read(wake) >= 1
                 assert page.header().last_event == engine.state.next_seq - 1
                 assert {tenant.name: tenant.health for tenant in page.tenants()} == {"chat": "absent", "embed": "lost"}
-            engine.wakes.clear()
+            engine.board.wakes.clear()
             os.close(wake)
 
     run(check())

@@ -174,7 +174,7 @@ def test_it_takes_the_socket_that_systemd_passes(software_host: SoftwareHost) ->
     path = os.fspath(software_host.directory / "passed")
     code = (
         "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid()); "
-        "os.environ['LISTEN_FDS'] = '1'; "
+        "os.environ['LISTEN_FDS'] = '1'; os.environ['LISTEN_FDNAMES'] = 'varlink'; "
         "os.execv(sys.executable, [sys.executable, '-m', 'mpsafed.main', *sys.argv[2:]])"
     )
     with socket.socket(socket.AF_UNIX) as listener, Mpsafed(software_host) as daemon:

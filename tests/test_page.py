@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from mpsafe.errors import PeerMisbehaved
-from mpsafe.model import Identity, Tenant
+from mpsafe.model import Figures, Identity, Tenant
 from mpsafe.status import PAGE_BYTES, TENANTS, StatusPage
 from mpsafed.page import Page
 
-CHAT = Tenant("chat", 1000, "healthy", 3, [Identity(11, 110), Identity(12, 120)])
+CHAT = Tenant("chat", 1000, "healthy", 3, [Identity(11, 110), Identity(12, 120)], Figures(4, 5, 6, 7))
 EMBED = Tenant("embed", None, "fenced", 1, [])
 
 
@@ -37,7 +37,16 @@ def test_what_is_written_is_read(page: Page) -> None:
         assert header.heartbeat_ns > 0
         chat, embed = status.tenants()
     assert (chat.name, chat.uid, chat.health, chat.generation, chat.clients) == ("chat", 1000, "healthy", 3, 2)
+    assert (chat.queue, chat.in_flight, chat.latency_ns, chat.resident_bytes) == (4, 5, 6, 7)
     assert (embed.name, embed.uid, embed.health, embed.clients) == ("embed", 0xFFFFFFFF, "fenced", 0)
+
+
+def test_figures_beyond_the_page_are_as_large_as_it_holds(page: Page) -> None:
+    page.write([Tenant("huge", 0, "healthy", 1, [], Figures(1 << 70, 1 << 70, 1 << 70, 1 << 70))], 1)
+    with reader(page) as status:
+        (huge,) = status.tenants()
+    assert (huge.queue, huge.in_flight) == ((1 << 32) - 1,) * 2
+    assert (huge.latency_ns, huge.resident_bytes) == ((1 << 64) - 1,) * 2
 
 
 def test_a_new_page_has_no_tenants_and_fewer_replace_more(page: Page) -> None:

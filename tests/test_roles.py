@@ -89,6 +89,9 @@ def test_other_users_clients_and_events_are_not_shown(daemon: Mpsafed) -> None:
         assert all(event.blame.client is None and event.blame.evidence == [] for event in shown)
         assert all(event.blame.tenant is None and event.uid is None for event in shown)
         assert str(chat.pid) not in repr(shown)
+        explained = stranger.explain(event.id)
+        assert explained.event == shown[-1]
+        assert explained.because == ["Nobody is blamed: it is no fault."]
 
 
 @requires("root")
@@ -116,9 +119,11 @@ def test_evidence_that_names_no_user_is_for_admins(daemon: Mpsafed) -> None:
     with Client(daemon.socket) as stranger:
         with as_user(NOBODY):
             shown = stranger.events(since=seen)
+            explained = [stranger.explain(event.id) for event in shown]
         assert shown
-        assert "secret" not in repr(shown)
-        assert "31337" not in repr(shown)
+        for told in (repr(shown), repr(explained)):
+            assert "secret" not in told
+            assert "31337" not in told
 
 
 @requires("root")

@@ -11,15 +11,17 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from mpsafe.errors import BadConfig
+from mpsafe.model import Limits
+from mpsafed.declared import Declared
 from mpsafed.driver import Mode
 from mpsafed.policy import Policy, TenantPolicy
 
-__all__ = ["DEFAULT_PATH", "Config", "TenantConfig", "load"]
+__all__ = ["DEFAULT_PATH", "Config", "LimitsConfig", "TenantConfig", "load"]
 
 DEFAULT_PATH: Final = Path("/etc/mpsafe/mpsafe.toml")
 
@@ -28,6 +30,10 @@ T = TypeVar("T")
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,31}$")]
 Milliseconds: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=600_000)]
 Uid: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFE)]
+Percentage: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=100)]
+Mebibytes: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+Ordinal: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([0-9]|[12][0-9]|3[01]|all)$")]
+CgroupPath: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^(/[^/]+)+$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,9 @@ class Sources:
     """[sources]"""
 
     kernel_log: str = "/dev/kmsg"
+    nvml_events: bool = True
+    process_events: bool = True
+    device_events: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +66,24 @@ class DriverConfig:
 
 @dataclass(frozen=True, slots=True)
 class Mps:
-    """[mps]"""
+    """[mps]. `mode`: a control daemon for each user that a tenant names, one for all, or one that is there."""
 
     control: str = "nvidia-cuda-mps-control"
-    pipe_directory: str = "/tmp/nvidia-mps"
-    log_directory: str = "/var/log/nvidia-mps"
+    mode: Literal["each-user", "shared", "adopt"] = "each-user"
+    start: Literal["systemd", "session"] = "systemd"
+    protocol: Literal[2, 3] = 2
+    pipe_directory: str = "/run/mpsafe-mps"
+    log_directory: str = "/var/log/mpsafe-mps"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """[[limits]]. `uid`: of whose control daemon; of every one where it is left out."""
+
+    uid: Uid | None = None
+    active_thread_percentage: Percentage | None = None
+    client_priority: Literal[0, 1] | None = None
+    pinned_mib: dict[Ordinal, Mebibytes] = field(default_factory=lambda: dict[str, int]())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +103,20 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """[metrics]. `listen`: a path, or 127.0.0.1:PORT or [::1]:PORT; nowhere where it is empty."""
+
+    listen: Annotated[str, msgspec.Meta(pattern=r"^(|/.+|(127\.0\.0\.1|\[::1\]):[0-9]{1,5})$")] = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TenantConfig:
-    """[[tenant]]. `uid`: who may attach for it; anybody where it is left out."""
+    """[[tenant]]. `uid`: who may attach for it; anybody where it is left out. `cgroup`: its own, to be frozen."""
 
     name: Name
     uid: Uid | None = None
     on_fault: Literal["fence", "note"] = "fence"
+    cgroup: CgroupPath | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +129,51 @@ class Config:
     mps: Mps = field(default_factory=Mps)
     fence: FenceConfig = field(default_factory=FenceConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    limits: list[LimitsConfig] = field(default_factory=lambda: list[LimitsConfig]())
     tenant: list[TenantConfig] = field(default_factory=lambda: list[TenantConfig]())
 
     def decisions(self) -> Policy:
         """What `policy.decide` wants to know."""
         return Policy(self.policy.act, {tenant.name: TenantPolicy(tenant.on_fault) for tenant in self.tenant})
+
+    def control_daemons(self) -> list[Declared]:
+        """The MPS control daemons that the configuration leads to."""
+        match self.mps.mode:
+            case "adopt":
+                return [self._control_daemon("default", None)]
+            case "shared":
+                return [self._control_daemon("shared", None)]
+            case "each-user":
+                uids = sorted({tenant.uid for tenant in self.tenant if tenant.uid is not None})
+                return [self._control_daemon(f"uid-{uid}", uid) for uid in uids]
+
+    def _control_daemon(self, name: str, uid: int | None) -> Declared:
+        pipes, logs = Path(self.mps.pipe_directory), Path(self.mps.log_directory)
+        adopted = self.mps.mode == "adopt"
+        return Declared(
+            name=name,
+            uid=uid,
+            program=self.mps.control,
+            pipe_directory=pipes if adopted else pipes / str(uid or 0),
+            log_directory=logs if adopted else logs / str(uid or 0),
+            how="adopt" if adopted else self.mps.start,
+            protocol=self.mps.protocol,
+            limits=self._limits(uid),
+        )
+
+    def _limits(self, uid: int | None) -> Limits:
+        """Those for every control daemon, and over them those for this one."""
+        limits = Limits()
+        for one in sorted((one for one in self.limits if one.uid in (None, uid)), key=lambda one: one.uid is not None):
+            limits = Limits(
+                limits.active_thread_percentage
+                if one.active_thread_percentage is None
+                else one.active_thread_percentage,
+                limits.client_priority if one.client_priority is None else one.client_priority,
+                limits.pinned_mib | one.pinned_mib,
+            )
+        return limits
 
 
 _TABLES: Final[dict[str, type[Any]]] = {
@@ -113,6 +183,7 @@ _TABLES: Final[dict[str, type[Any]]] = {
     "mps": Mps,
     "fence": FenceConfig,
     "policy": PolicyConfig,
+    "metrics": MetricsConfig,
 }
 
 
@@ -140,7 +211,10 @@ def _overlaid(config: Config, path: Path) -> Config:
     _check_names(path, "", tables, [f.name for f in fields(Config)])
     for table, value in tables.items():
         if table == "tenant":
-            config = _with_tenants(config, path, value)
+            config = replace(config, tenant=_tables(path, table, value, TenantConfig, "name", config.tenant))
+            continue
+        if table == "limits":
+            config = replace(config, limits=_tables(path, table, value, LimitsConfig, "uid", config.limits))
             continue
         current: object = getattr(config, table)
         keys = _as(dict[str, Any], value)
@@ -153,20 +227,20 @@ def _overlaid(config: Config, path: Path) -> Config:
     return config
 
 
-def _with_tenants(config: Config, path: Path, value: object) -> Config:
+def _tables(path: Path, name: str, value: object, kind: type[T], key: str, old: list[T]) -> list[T]:
+    """Those of earlier files, then the [[name]] of this one; each `key` is there once, and a new one replaces."""
     tables = _as(list[dict[str, Any]], value)
     if tables is None:
-        raise BadConfig(str(path), "key tenant", f"expected tables, got {_kind(value)}", "write [[tenant]]")
-    found: dict[str, TenantConfig] = {}
+        raise BadConfig(str(path), f"key {name}", f"expected tables, got {_kind(value)}", f"write [[{name}]]")
+    found: dict[object, T] = {}
     for number, table in enumerate(tables, 1):
-        place = f"[[tenant]] number {number}"
-        _check_names(path, place, table, [f.name for f in fields(TenantConfig)])
-        tenant = _converted(path, place, table, TenantConfig)
-        if tenant.name in found:
-            raise BadConfig(str(path), place, f"the name {tenant.name!r} is taken already", "names are unique")
-        found[tenant.name] = tenant
-    kept = [tenant for tenant in config.tenant if tenant.name not in found]
-    return replace(config, tenant=[*kept, *found.values()])
+        place = f"[[{name}]] number {number}"
+        _check_names(path, place, table, [f.name for f in fields(cast("Any", kind))])
+        one = _converted(path, place, table, kind)
+        if (of := getattr(one, key)) in found:
+            raise BadConfig(str(path), place, f"the {key} {of!r} is taken already", f"{key}s are unique")
+        found[of] = one
+    return [*(one for one in old if getattr(one, key) not in found), *found.values()]
 
 
 def _as(kind: type[T], value: object) -> T | None:

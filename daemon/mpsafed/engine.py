@@ -9,24 +9,42 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from mpsafe.errors import UnknownClient
-from mpsafe.model import Action, Blame, Client, Event, Evidence, Identity, SourceState, Tenant
+from mpsafe.model import Action, Client, ControlDaemon, Event, Figures, Identity, Server, SourceState, Tenant
 from mpsafed import journal
-from mpsafed.executors import Executors, waiting
-from mpsafed.fence import FenceLimits
-from mpsafed.fuse import WINDOW_NS, fuse
+from mpsafed.executors import Executors, requested, waiting
+from mpsafed.fence import FenceLimits, Surroundings
+from mpsafed.freezer import Freezer
+from mpsafed.fuse import WINDOW_NS, by_hand, fuse
+from mpsafed.guard import Guard
+from mpsafed.metrics import Metrics, Overview
 from mpsafed.mps.control import Control
+from mpsafed.mps.controls import Controls
 from mpsafed.mps.inventory import Inventory
-from mpsafed.page import Page
+from mpsafed.page import Board
 from mpsafed.peer import Peer
-from mpsafed.policy import Fence, Note, Policy, RestartServer, decide
+from mpsafed.policy import Fence, Note, Policy, RestartServer, decide, is_dealt_with
+from mpsafed.processes import has_ended
 from mpsafed.restart import RestartLimits
-from mpsafed.signals import ClientConnected, ClientGone, Cursor, ServerChanged, Signal, SignalsLost
+from mpsafed.signals import (
+    ClientConnected,
+    ClientGone,
+    ControlChanged,
+    Cursor,
+    DeviceChanged,
+    SelfReported,
+    ServerChanged,
+    Signal,
+    SignalsLost,
+    XidSeen,
+)
 from mpsafed.snapshot import Snapshot
 from mpsafed.sources import now_ns
 from mpsafed.sources.process_ends import ProcessEnds
@@ -38,12 +56,19 @@ __all__ = ["Engine"]
 QUEUE_MAX: Final = 65_536
 BATCH: Final = 512
 MEMORY_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 0.5
+TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Owns the state; sources emit into it, the service reads from it."""
+    """Owns the state; sources emit into it, the service reads from it.
+
+    `apply_limits` sets the limits that are declared for a control daemon: of one of its servers, or (None)
+    the default ones. `cut` closes a process's connections. `devices_changed` is called when a device came
+    or went.
+    """
 
     def __init__(
         self,
@@ -51,36 +76,51 @@ class Engine:
         state: State,
         policy: Policy,
         tenants: Tenants,
-        control: Control,
+        controls: Controls,
+        apply_limits: Callable[[Control, int | None], Awaitable[list[str]]],
         fence_limits: FenceLimits,
         restart_limits: RestartLimits,
+        freezer: Freezer,
+        metrics: Metrics,
         cut: Callable[[int], None],
+        devices_changed: Callable[[], None],
     ) -> None:
         self.state = state
         self.policy = policy
-        self.page = Page()
-        self.inventory = Inventory(control, tenant_of=tenants.of, came=self._client_came)
+        self.board = Board(tenants=self.tenants, last_event=lambda: state.next_seq - 1)
+        self.inventory = Inventory(controls, tenant_of=tenants.of, came=self._client_came, faulted=self._server_faulted)
+        self.ends = ProcessEnds(self.emit)
         self.sources: dict[str, SourceState] = {}
-        self.wakes: set[int] = set()
         self.devices: dict[str, str] = {}
         self.lost_signals = 0
         self._tenants = tenants
+        self._metrics = metrics
         self._queue: deque[Signal] = deque()
         self._dropped = 0
         self._scheduled = False
-        self._page_is_stale = False
         self._closed = False
         self._cursors: dict[str, Cursor] = {}
         self._changed: set[asyncio.Event] = set()
-        self._ends = ProcessEnds(lambda identity: self.emit(ClientGone(time_ns=now_ns(), client=identity)))
+        self._drifts: dict[str, list[str]] = {}
+        self._look_at = 0.0
         self._cut_connections = cut
+        self._devices_changed = devices_changed
+        guard = Guard(controls, self.inventory, remembered=state.servers, tenant_of=tenants.of)
         self._executors = Executors(
-            control,
+            around=Surroundings(
+                controls=guard.controls_of,
+                cut=self._cut,
+                may_signal=guard.may_signal,
+                cgroup_of=self._cgroup_of,
+                neighbours=guard.neighbours,
+                freezer=freezer,
+            ),
             fence_limits=fence_limits,
             restart_limits=restart_limits,
+            control_of=guard.control_of,
+            apply_limits=apply_limits,
             latest=state.latest,
             update=self._record,
-            cut=self._cut,
         )
 
     async def resume(self) -> None:
@@ -88,7 +128,7 @@ class Engine:
         self.inventory.clients.update(self.state.clients)
         await self.inventory.refresh()
         for identity in [*self.state.clients, *self.state.members]:
-            self._ends.watch(identity)
+            self.ends.watch(identity)
         for event in [event for event in self.state.events() if event.phase == "open"]:
             for action in [action for action in event.actions if waiting(action)]:
                 self._take_up(event, action)
@@ -96,15 +136,15 @@ class Engine:
                 self._act(event)
             elif not any(map(waiting, event.actions)):
                 self._close_later(event)
-        self.refresh_page()
+        self.board.refresh()
 
     async def close(self) -> None:
         """Stops acting; nothing is undone."""
         self._closed = True
         await self._executors.close()
         await self.inventory.close()
-        self._ends.close()
-        self.page.close()
+        self.ends.close()
+        self.board.close()
 
     def emit(self, signal: Signal) -> None:
         """Takes in one signal; it is dealt with in order, soon."""
@@ -116,40 +156,41 @@ class Engine:
 
     def source_changed(self, state: SourceState) -> None:
         """A source sees again, or does not see any more."""
+        before = self.sources.get(state.name)
         self.sources[state.name] = state
+        self._metrics.source(state)
+        if before is not None and before.alive and not state.alive:
+            journal.source_lost(state)
 
     def attach(self, tenant: str, peer: Peer) -> int:
         """The peer's process becomes one of the tenant's."""
         generation = self._tenants.admit(tenant, peer)
         if peer.identity is not None:
             self.inventory.set_tenant(peer.identity, tenant)
-            self._ends.watch(peer.identity)
-        self.refresh_page()
+            self.ends.watch(peer.identity)
+        self.board.refresh()
         return generation
+
+    def report(self, figures: Figures | None, *, error: int | None, text: str, peer: Peer) -> None:
+        """What a tenant's process says of itself: figures for the status page, a CUDA error that it has met."""
+        process = peer.identity
+        if process is None:
+            return
+        if figures is not None:
+            self._tenants.reports.put(process, figures)
+            self.board.refresh()
+        if error is not None:
+            tenant = self._tenants.of(process) or ""
+            self.emit(
+                SelfReported(time_ns=now_ns(), client=process, uid=peer.uid, tenant=tenant, error=error, text=text)
+            )
 
     def fence_by_hand(self, pid: int, peer: Peer | None) -> int:
         """An admin wants a client stopped; returns the event's id."""
         client = self.snapshot().client_of(pid)
-        if client is None or client.state == "gone":
+        if client is None or client.state == "gone" or has_ended(client.identity):
             raise UnknownClient(pid)
-        text = f"asked for by uid {peer.uid if peer else 0}"
-        blame = Blame(client.identity, client.name, client.tenant, [Evidence("self_report", text, pid)])
-        action = Action("fence", client.identity, "requested", text)
-        summary = f"{client.tenant or client.name} ({pid}) is fenced by hand"
-        event = self._record(
-            Event(
-                0,
-                0,
-                now_ns(),
-                "exit",
-                "open",
-                summary,
-                server=client.server,
-                blame=blame,
-                actions=[action],
-                uid=client.uid,
-            )
-        )
+        event = self._record(by_hand(client, now_ns(), uid=peer.uid if peer else 0))
         self._executors.fence(event.id, Fence(client.identity, client.server))
         return event.id
 
@@ -160,22 +201,29 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """What is believed now."""
-        return Snapshot(self.inventory.clients, self.inventory.servers, self.devices)
+        return Snapshot(
+            self.inventory.clients,
+            self.inventory.servers,
+            self.devices,
+            boot_ns=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            tick_ns=TICK_NS,
+        )
 
-    def refresh_page(self) -> None:
-        """Writes the status page soon, once however often it is asked, and wakes those who watch it."""
-        if not self._page_is_stale:
-            self._page_is_stale = True
-            asyncio.get_running_loop().call_soon(self._write_page)
-
-    def _write_page(self) -> None:
-        self._page_is_stale = False
-        if self._closed:
-            return
-        self.page.write(self.tenants(), self.state.next_seq - 1)
-        for wake in self.wakes:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_write(wake, 1)
+    def measure(self, controls: list[ControlDaemon], *, beat_ns: int | None) -> None:
+        """Tells the counters how the host is, and the journal each limit that has drifted since it was told."""
+        self._metrics.overview(
+            Overview(
+                controls=controls,
+                servers=list(self.inventory.servers.values()),
+                clients=list(self.inventory.clients.values()),
+                tenants=self.tenants(),
+                beat_ns=beat_ns,
+            )
+        )
+        for control in controls:
+            if control.drift and control.drift != self._drifts.get(control.name):
+                journal.limits_drifted(control)
+            self._drifts[control.name] = control.drift
 
     @contextlib.contextmanager
     def subscribed(self) -> Generator[asyncio.Event]:
@@ -210,28 +258,56 @@ class Engine:
             self._schedule()
 
     def _take(self, signal: Signal) -> None:
-        if isinstance(signal, ClientConnected):
-            self.inventory.connected(signal.server, signal.pid)
-        elif isinstance(signal, ServerChanged):
-            self.inventory.changed(signal.server, signal.state, signal.uid)
-        elif isinstance(signal, SignalsLost):
-            self.lost_signals += signal.count
+        self._take_in(signal)
         event = fuse(signal, self.state.recent(), self.snapshot())
         if signal.cursor is not None:
             self._cursors[signal.cursor.source] = signal.cursor
+            self._metrics.signal(signal.cursor.source)
         if event is not None:
             entry = self._record(event)
             self._act(entry)
         if isinstance(signal, ClientGone):
             self._client_gone(signal.client)
 
+    def _take_in(self, signal: Signal) -> None:
+        """What a signal says of the host, before it is asked what it means."""
+        match signal:
+            case ClientConnected():
+                self.inventory.connected(signal.server, signal.pid, control=signal.control, writer=signal.writer)
+            case ServerChanged():
+                self.inventory.changed(
+                    signal.server, signal.state, signal.uid, control=signal.control, writer=signal.writer
+                )
+            case XidSeen() if signal.xid.pid is not None and self.snapshot().client_of(signal.xid.pid) is None:
+                self._look_again()
+            case ControlChanged():
+                self.inventory.invalidate()
+                if not signal.running:
+                    journal.control_ended(signal)
+            case DeviceChanged():
+                self._devices_changed()
+            case SignalsLost():
+                self.lost_signals += signal.count
+                self._metrics.lost(signal.count)
+            case _:
+                pass
+
+    def _look_again(self) -> None:
+        """Asks the control programs, at most once in LOOK_SECONDS: a client may have faulted of which nobody told."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self.inventory.invalidate()
+
     def _record(self, event: Event) -> Event:
+        before = self.state.known(event.id)
         entry = self.state.record(replace(event, entered_ns=now_ns()), self._cursors.values())
         self._cursors.clear()
-        journal.tell(entry)
+        journal.tell(entry, before)
+        self._metrics.entry(entry, before)
         for changed in self._changed:
             changed.set()
-        self.refresh_page()
+        self.board.refresh()
         return entry
 
     def _act(self, event: Event) -> None:
@@ -241,7 +317,7 @@ class Engine:
         for decision in decisions:
             if isinstance(decision, RestartServer):
                 self.state.append(Line(server=self.inventory.servers[decision.server]))
-        actions = [_action(decision) for decision in decisions]
+        actions = [requested(decision) for decision in decisions]
         entry = self._record(replace(event, actions=[*event.actions, *actions]))
         for decision in decisions:
             self._start(entry, decision)
@@ -260,7 +336,7 @@ class Engine:
 
     def _take_up(self, event: Event, action: Action) -> None:
         if action.kind == "fence" and action.target is not None:
-            self._executors.fence(event.id, Fence(action.target, event.server), reached=action.state)
+            self._executors.fence(event.id, Fence(action.target, event.server))
         elif action.kind == "restart_server" and (server := self.state.servers.get(event.server or 0)) is not None:
             clients = tuple(client.identity for client in self.snapshot().clients_of(server.pid))
             self._executors.restart(event.id, RestartServer(server.pid, server.uid, clients))
@@ -279,19 +355,31 @@ class Engine:
     def _client_came(self, client: Client) -> None:
         """Remembered, so that its end is seen even after a restart."""
         self.state.append(Line(client=client))
-        self._ends.watch(client.identity)
-        self.refresh_page()
+        self.ends.watch(client.identity)
+        self.board.refresh()
+
+    def _server_faulted(self, server: Server, uid: int | None) -> None:
+        """Its control daemon says so, which speaks for its own user's servers only; what is dealt with is no news."""
+        if is_dealt_with(server.pid, self.state.recent()):
+            return
+        text = f"the control program says that server {server.pid} is in FAULT"
+        self.emit(
+            ServerChanged(
+                time_ns=now_ns(), server=server.pid, state="fault", text=text, control=server.control, writer=uid or 0
+            )
+        )
 
     def _client_gone(self, identity: Identity) -> None:
         """It stays known for a while, also over a restart: what it did may be read after its end."""
         client = self.inventory.clients.get(identity)
+        self._tenants.reports.forget(identity)
         self.state.append(Line(gone=identity))
         if client is not None:
             self.inventory.set_state(identity, "gone")
             self.state.append(Line(client=replace(client, state="gone")))
             asyncio.get_running_loop().call_later(MEMORY_SECONDS, self._forget, identity)
         self.inventory.invalidate()
-        self.refresh_page()
+        self.board.refresh()
 
     def _forget(self, identity: Identity) -> None:
         if self._closed:
@@ -303,12 +391,10 @@ class Engine:
         self.inventory.set_state(client, "fenced")
         self._cut_connections(client.pid)
 
-
-def _action(decision: Fence | RestartServer | Note) -> Action:
-    match decision:
-        case Fence():
-            return Action("fence", decision.client, "requested", "")
-        case RestartServer():
-            return Action("restart_server", None, "requested", f"server {decision.server}, uid {decision.uid}")
-        case Note():
-            return Action("note", None, "done", decision.reason)
+    def _cgroup_of(self, client: Identity) -> Path | None:
+        """Its tenant's cgroup; membership ends with the process, and those frozen with it are still to be thawed."""
+        tenant = self._tenants.of(client)
+        if tenant is None:
+            blames = (event.blame for event in self.state.recent() if event.phase == "open")
+            tenant = next((blame.tenant for blame in blames if blame.client == client), None)
+        return self._tenants.cgroup_of(tenant) if tenant is not None else None

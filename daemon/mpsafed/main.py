@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -20,22 +21,32 @@ import systemd.daemon
 from mpsafe.errors import BadConfig, CannotRun, SocketTaken
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
-from mpsafed import journal
+from mpsafe.protocol.mps import MpsInterface
+from mpsafed import journal, metrics
 from mpsafed.api.events import EventsService
 from mpsafed.api.host import HostService
+from mpsafed.api.mps import MpsService
 from mpsafed.api.service import Service
 from mpsafed.config import Config, load
 from mpsafed.devices import Devices
 from mpsafed.driver import Driver
 from mpsafed.driver.software import SoftwareDriver
 from mpsafed.engine import Engine
+from mpsafed.fdstore import FdStore
 from mpsafed.fence import FenceLimits
+from mpsafed.freezer import Freezer, cgroup_root
 from mpsafed.mps.control import Control
+from mpsafed.mps.controls import Controls
+from mpsafed.mps.directories import writer
+from mpsafed.mps.supervisor import Supervisor
 from mpsafed.restart import RestartLimits
 from mpsafed.sources import Source, keep_running
+from mpsafed.sources.device_events import DeviceEvents
 from mpsafed.sources.driver_records import DriverRecords
-from mpsafed.sources.kernel_log import KernelLog
+from mpsafed.sources.kernel_log import kernel_log
 from mpsafed.sources.mps_logs import ControlLog, ServerLog
+from mpsafed.sources.nvml_events import NvmlEvents
+from mpsafed.sources.process_events import ProcessEvents
 from mpsafed.state import Line, State
 from mpsafed.tenants import Tenants
 
@@ -43,6 +54,9 @@ __all__ = ["main"]
 
 TICK_SECONDS: Final = 1.0
 CANNOT_RUN: Final = 77
+# As mpsafed.socket names it, and as the fd store has it.
+LISTENER: Final = "varlink"
+DRIVER: Final = "driver"
 
 _log = logging.getLogger("mpsafed")
 
@@ -64,6 +78,7 @@ def main() -> int:
 
 async def serve(config: Config) -> int:
     """Assembles the daemon and serves until SIGTERM or SIGINT."""
+    store = FdStore([LISTENER] if config.driver.kind == "none" else [LISTENER, DRIVER])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -71,34 +86,53 @@ async def serve(config: Config) -> int:
         with _told("[daemon] key state_directory", config.daemon.state_directory):
             state = State(Path(config.daemon.state_directory))
         stack.callback(state.close)
-        environment = _mps_environment(config)
-        control = Control(config.mps.control, environment)
         with _told("[daemon] key socket", config.daemon.socket):
-            listener = _listener(config.daemon.socket)
+            listener = _listener(config.daemon.socket, store.taken(LISTENER))
         service = Service(listener, config.daemon.admin_group, version("mpsafe"))
         stack.callback(service.close)
+        with _told("[metrics] key listen", config.metrics.listen):
+            counted = metrics.serve(config.metrics.listen)
+        stack.callback(counted.close)
+        devices = Devices(environment=_nvml_environment(config))
+        stack.push_async_callback(devices.close)
+        declared = config.control_daemons()
+        controls = Controls(Control(one, _programs_environment()) for one in declared)
+        supervisor = Supervisor(
+            declared,
+            controls=controls,
+            choices=state.choices,
+            remember=lambda choice: state.append(Line(choice=choice)),
+            emit=lambda signal: engine.emit(signal),
+        )
+        stack.callback(supervisor.close)
+        changed = asyncio.Event()
+        changed.set()
         engine = Engine(
             state=state,
             policy=config.decisions(),
             tenants=Tenants(config.tenant, state),
-            control=control,
+            controls=controls,
+            apply_limits=lambda control, server: supervisor.apply_limits(control.name, server),
             fence_limits=FenceLimits(config.fence.terminate_deadline_ms / 1000, config.fence.end_deadline_ms / 1000),
             restart_limits=RestartLimits(grace_s=config.fence.grace_ms / 1000),
+            freezer=Freezer(cgroup_root()),
+            metrics=counted,
             cut=service.drop,
+            devices_changed=changed.set,
         )
         stack.push_async_callback(engine.close)
-        devices = Devices(environment=environment)
-        stack.push_async_callback(devices.close)
-        sources = _sources(config, state)
+        sources = _sources(config, state, store, engine, supervisor)
         state.append(Line(cursors=[source.cursor for source in sources]))
         await engine.resume()
         tasks = [asyncio.create_task(keep_running(source, engine.emit, engine.source_changed)) for source in sources]
         tasks.append(asyncio.create_task(engine.inventory.follow()))
-        tasks.append(asyncio.create_task(_tick(engine, state)))
-        tasks.append(asyncio.create_task(_find_devices(engine, devices)))
+        tasks.append(asyncio.create_task(supervisor.run()))
+        tasks.append(asyncio.create_task(_tick(engine, state, supervisor, sources)))
+        tasks.append(asyncio.create_task(_find_devices(engine, devices, changed)))
         stack.push_async_callback(_cancel, tasks)
         service.add(HostInterface(HostService(engine, devices, config.driver.kind)))
         service.add(EventsInterface(EventsService(engine)))
+        service.add(MpsInterface(MpsService(supervisor)))
         service.start()
         _notify(f"READY=1\nSTATUS=serving, {len(state.events())} events known")
         await stop.wait()
@@ -106,38 +140,58 @@ async def serve(config: Config) -> int:
     return 0
 
 
-def _sources(config: Config, state: State) -> list[Source]:
+def _sources(config: Config, state: State, store: FdStore, engine: Engine, supervisor: Supervisor) -> list[Source]:
     """All sources, literally: adding one means adding a line."""
-    logs = Path(config.mps.log_directory)
-    found: list[Source] = [
-        KernelLog(Path(config.sources.kernel_log), state.cursors.get(KernelLog.name)),
-        ControlLog(logs, state.cursors.get(ControlLog.name)),
-        ServerLog(logs, state.cursors.get(ServerLog.name)),
-    ]
-    opener = _driver(config)
+    cursors = state.cursors
+    found: list[Source] = [kernel_log(config.sources.kernel_log, cursors.get("kernel-log"))]
+    for one in config.control_daemons():
+        for log in (ControlLog, ServerLog):
+            start = cursors.get(log.name_of(one.name))
+            found.append(log(one.log_directory, start, control=one.name, writer=partial(writer, one)))
+    if config.sources.nvml_events:
+        found.append(NvmlEvents(environment=_nvml_environment(config)))
+    if config.sources.process_events:
+        found.append(
+            ProcessEvents(
+                engine.ends,
+                parents=lambda: {one.identity.pid for one in supervisor.overview() if one.identity is not None},
+                born=lambda parent, child: engine.inventory.invalidate(),
+                missed=engine.inventory.invalidate,
+            )
+        )
+    if config.sources.device_events:
+        found.append(DeviceEvents())
+    opener = _driver(config, store)
     if opener is not None:
-        found.append(DriverRecords(opener, config.driver.mode, state.cursors.get(DriverRecords.name)))
+        found.append(DriverRecords(opener, config.driver.mode, cursors.get(DriverRecords.name)))
     return found
 
 
-def _driver(config: Config) -> Callable[[], Driver] | None:
+def _driver(config: Config, store: FdStore) -> Callable[[], Driver] | None:
     path = Path(config.driver.path)
-    return (lambda: SoftwareDriver(path)) if config.driver.kind == "software" else None
+    if config.driver.kind == "none":
+        return None
+    return lambda: store.kept(DRIVER, take=lambda fd: SoftwareDriver(path, fd), make=lambda: SoftwareDriver(path))
 
 
-def _mps_environment(config: Config) -> Mapping[str, str]:
-    return {
-        **os.environ,
-        "CUDA_MPS_PIPE_DIRECTORY": config.mps.pipe_directory,
-        "CUDA_MPS_LOG_DIRECTORY": config.mps.log_directory,
-    }
+def _programs_environment() -> Mapping[str, str]:
+    """Ours, without what systemd says to us alone (sd_notify(3), sd_listen_fds(3))."""
+    ours = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _listener(path: str) -> socket.socket:
+def _nvml_environment(config: Config) -> Mapping[str, str]:
+    """That of the NVML helpers: NVML looks for MPS's clients where its directories say."""
+    declared = config.control_daemons()
+    if len(declared) != 1:
+        return _programs_environment()
+    return {**_programs_environment(), "CUDA_MPS_PIPE_DIRECTORY": os.fspath(declared[0].pipe_directory)}
+
+
+def _listener(path: str, passed: int | None) -> socket.socket:
     """The socket that systemd passes, or one of our own that only a dead daemon's socket makes room for."""
-    passed = systemd.daemon.listen_fds()
-    if passed:
-        return socket.socket(fileno=passed[0])
+    if passed is not None:
+        return socket.socket(fileno=passed)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         try:
@@ -170,17 +224,22 @@ def _notify(text: str) -> None:
         systemd.daemon.notify(text)
 
 
-async def _find_devices(engine: Engine, devices: Devices) -> None:
-    for device in await devices.list():
-        domain, _, rest = device.pci.lower().partition(":")
-        engine.devices[f"{domain[-4:]}:{rest.partition('.')[0]}"] = device.uuid
+async def _find_devices(engine: Engine, devices: Devices, changed: asyncio.Event) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        for device in await devices.list():
+            domain, _, rest = device.pci.lower().partition(":")
+            engine.devices[f"{domain[-4:]}:{rest.partition('.')[0]}"] = device.uuid
 
 
-async def _tick(engine: Engine, state: State) -> None:
+async def _tick(engine: Engine, state: State, supervisor: Supervisor, sources: list[Source]) -> None:
     loop = asyncio.get_running_loop()
+    driver = next((source for source in sources if isinstance(source, DriverRecords)), None)
     synced = state.next_seq
     while True:
-        engine.refresh_page()
+        engine.board.refresh()
+        engine.measure(supervisor.overview(), beat_ns=driver.beat_ns if driver else None)
         _notify("WATCHDOG=1")
         if state.next_seq != synced:
             synced = state.next_seq

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the status page: layout and meaning in mpsafe/status.py."""
+"""Writes the status page, layout and meaning in mpsafe/status.py, and wakes those who watch it."""
 
+import asyncio
+import contextlib
 import fcntl
 import mmap
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from mpsafe.model import Tenant
@@ -23,12 +25,14 @@ from mpsafe.status import (
     VERSION,
 )
 
-__all__ = ["Page"]
+__all__ = ["Board", "Page"]
 
 # fcntl(2): numbers of linux/fcntl.h; Python 3.11 has no name for the last one.
 _F_SEAL_FUTURE_WRITE: Final = 0x0010
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
 _NOBODY: Final = 0xFFFFFFFF
+_U32_MAX: Final = (1 << 32) - 1
+_U64_MAX: Final = (1 << 64) - 1
 
 
 class Page:
@@ -66,7 +70,44 @@ class Page:
         struct.pack_into("<Q", self._map, SEQUENCE_OFFSET, sequence)
 
 
+class Board:
+    """The page as it is kept: `tenants` and `last_event` say what stands on it, `wakes` are eventfds of readers."""
+
+    def __init__(self, *, tenants: Callable[[], list[Tenant]], last_event: Callable[[], int]) -> None:
+        self.page = Page()
+        self.wakes: set[int] = set()
+        self._tenants = tenants
+        self._last_event = last_event
+        self._stale = False
+        self._closed = False
+
+    def refresh(self) -> None:
+        """Writes the page soon, once however often it is asked, and wakes everybody."""
+        if not self._stale:
+            self._stale = True
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def close(self) -> None:
+        """Writes no more."""
+        self._closed = True
+        self.page.close()
+
+    def _write(self) -> None:
+        self._stale = False
+        if self._closed:
+            return
+        self.page.write(self._tenants(), self._last_event())
+        for wake in self.wakes:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(wake, 1)
+
+
 def _record(tenant: Tenant) -> bytes:
     name = tenant.name.encode()[:31]
     uid = _NOBODY if tenant.uid is None else tenant.uid
-    return RECORD.pack(name, uid, HEALTH.index(tenant.health), tenant.generation, len(tenant.clients), 0, 0, 0, 0, 0)
+    told = tenant.figures
+    return RECORD.pack(
+        name, uid, HEALTH.index(tenant.health), tenant.generation, len(tenant.clients),
+        min(told.in_flight or 0, _U32_MAX), min(told.queue or 0, _U32_MAX), 0,
+        min(told.latency_ns or 0, _U64_MAX), min(told.resident_bytes or 0, _U64_MAX),
+    )  # fmt: skip

@@ -27,6 +27,7 @@ GROUPS_BYTES: Final = 1024
 _CREDENTIALS: Final = struct.Struct("iII")
 
 METHOD_ROLES: Final[dict[str, Role]] = {
+    "io.mpsafe.Events.Explain": "anyone",
     "io.mpsafe.Events.Fence": "admin",
     "io.mpsafe.Events.List": "anyone",
     "io.mpsafe.Events.Watch": "anyone",
@@ -35,6 +36,12 @@ METHOD_ROLES: Final[dict[str, Role]] = {
     "io.mpsafe.Host.ListClients": "anyone",
     "io.mpsafe.Host.ListDevices": "anyone",
     "io.mpsafe.Host.ListTenants": "anyone",
+    "io.mpsafe.Host.Report": "anyone",
+    "io.mpsafe.Mps.Partition": "admin",
+    "io.mpsafe.Mps.SetLimits": "admin",
+    "io.mpsafe.Mps.Start": "admin",
+    "io.mpsafe.Mps.Status": "anyone",
+    "io.mpsafe.Mps.Stop": "admin",
     "org.varlink.service.GetInfo": "anyone",
     "org.varlink.service.GetInterfaceDescription": "anyone",
 }

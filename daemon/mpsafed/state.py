@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from mpsafe.model import Client, Event, Identity, Server
+from mpsafed.declared import Choice
 from mpsafed.signals import Cursor
 
 __all__ = ["Line", "Member", "State"]
@@ -42,6 +43,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     client: Client | None = None
     gone: Identity | None = None
     server: Server | None = None
+    choice: Choice | None = None
     generations: dict[str, int] = {}
 
 
@@ -57,6 +59,7 @@ class State:
         self.members: dict[Identity, Member] = {}
         self.clients: dict[Identity, Client] = {}
         self.servers: dict[int, Server] = {}
+        self.choices: dict[str, Choice] = {}
         self.generations: dict[str, int] = {}
         self.damaged = 0
         self.trouble = ""
@@ -84,6 +87,10 @@ class State:
     def latest(self, number: int) -> Event:
         """The latest entry of one event."""
         return self._latest[number]
+
+    def known(self, number: int) -> Event | None:
+        """The latest entry of one event, if it has one."""
+        return self._latest.get(number)
 
     def record(self, event: Event, cursors: Iterable[Cursor] = ()) -> Event:
         """Appends an entry; gives it its `seq`, and its `id` if it has none."""
@@ -131,6 +138,8 @@ class State:
             self.generations[line.member.tenant] = line.member.generation
         if line.server is not None:
             self.servers[line.server.pid] = line.server
+        if line.choice is not None:
+            self.choices[line.choice.control] = line.choice
         if line.client is not None:
             self.clients[line.client.identity] = line.client
         if line.gone is not None:
@@ -172,6 +181,7 @@ class State:
         lines += [Line(member=member) for member in self.members.values()]
         lines += [Line(client=client) for client in self.clients.values()]
         lines += [Line(server=server) for server in self.servers.values()]
+        lines += [Line(choice=choice) for choice in self.choices.values()]
         lines.append(Line(cursors=list(self.cursors.values()), generations=self.generations))
         with fresh.open("wb") as file:
             file.writelines(self._encoder.encode(line) + b"\n" for line in lines)

@@ -2,11 +2,13 @@
 """Which process belongs to which tenant, and how each tenant is."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from mpsafe.errors import NotPermitted, UnknownTenant
 from mpsafe.model import Client, Event, Identity, Server, Tenant, TenantHealth
 from mpsafed.config import TenantConfig
 from mpsafed.peer import Peer
+from mpsafed.reports import Reports
 from mpsafed.state import Line, Member, State
 
 __all__ = ["Tenants"]
@@ -16,6 +18,7 @@ class Tenants:
     """Membership is remembered over restarts of the daemon; it ends with the process."""
 
     def __init__(self, configured: Iterable[TenantConfig], state: State) -> None:
+        self.reports = Reports()
         self._configured = {tenant.name: tenant for tenant in configured}
         self._state = state
 
@@ -40,6 +43,11 @@ class Tenants:
         self._state.append(Line(member=member))
         return member.generation
 
+    def cgroup_of(self, name: str) -> Path | None:
+        """The cgroup that is said to be a tenant's alone."""
+        tenant = self._configured.get(name)
+        return Path(tenant.cgroup) if tenant is not None and tenant.cgroup is not None else None
+
     def overview(
         self, clients: Mapping[Identity, Client], servers: Mapping[int, Server], fenced: set[Identity]
     ) -> list[Tenant]:
@@ -63,7 +71,7 @@ class Tenants:
             elif server is not None and server.state == "fault" and health != "fenced":
                 health = "lost"
         generation = self._state.generations.get(tenant.name, 0)
-        return Tenant(tenant.name, tenant.uid, health, generation, members)
+        return Tenant(tenant.name, tenant.uid, health, generation, members, self.reports.of(members))
 
 
 def being_fenced(events: Iterable[Event]) -> set[Identity]:

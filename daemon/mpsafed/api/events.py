@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
+from mpsafe.blame import because
 from mpsafe.errors import BadRequest
 from mpsafe.model import Action, Blame, Event
-from mpsafe.protocol.events import Watched
+from mpsafe.protocol.events import Explanation, Watched
 from mpsafed.api.connection import CURRENT
 from mpsafed.engine import Engine
 from mpsafed.peer import Peer
@@ -47,6 +48,15 @@ class EventsService:
         peer = CURRENT.get().peer
         found = [event for event in self._engine.state.events() if event.seq > (since or 0)]
         return [_shown(event, peer) for event in found[-limit:]]
+
+    def explain(self, number: int) -> Explanation:
+        """See EventsInterface.Explain."""
+        try:
+            latest = self._engine.state.latest(number)
+        except KeyError:
+            raise BadRequest("id", "the id of an event that is still known", str(number)) from None
+        event = _shown(latest, CURRENT.get().peer)
+        return Explanation(event, because(event))
 
     def fence(self, pid: int) -> int:
         """See EventsInterface.Fence."""
