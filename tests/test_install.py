@@ -2,6 +2,7 @@
 """This test will install into a folder as a packager does, look at what is there, and take it away."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,8 +16,8 @@ PREFIX = Path("/opt/mpsafe")
 pytestmark = requires("make", "cc", "soft")
 
 
-def make(target: str, destination: Path) -> None:
-    command = [tool("make"), "--no-print-directory", target, f"PREFIX={PREFIX}", f"DESTDIR={destination}"]
+def make(target: str, destination: Path, *more: str) -> None:
+    command = [tool("make"), "--no-print-directory", target, f"PREFIX={PREFIX}", f"DESTDIR={destination}", *more]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -33,6 +34,10 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         "bin/mpsafe",
         "bin/mpsafed",
+        "lib/systemd/catalog/mpsafe.catalog",
+        "lib/systemd/system/mpsafe-mps@.service",
+        "lib/systemd/system/mpsafe-mps@0.service.d/everybody.conf",
+        "lib/systemd/system/mpsafe-standby@.service",
         "lib/systemd/system/mpsafed.service",
         "lib/systemd/system/mpsafed.socket",
         "lib/sysusers.d/mpsafe.conf",
@@ -48,6 +53,17 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_file_is_in_its_place(destination: Path, name: str) -> None:
     assert (destination / PREFIX.relative_to("/") / name).read_text()
+
+
+@pytest.mark.parametrize("name", ["mpsafe/mpsafe.toml", "logrotate.d/mpsafe"])
+def test_settings_are_in_their_place(destination: Path, name: str) -> None:
+    assert (destination / "etc" / name).read_text()
+
+
+def test_nothing_of_a_unit_is_left_to_be_filled_in(destination: Path) -> None:
+    units = [*(destination / PREFIX.relative_to("/") / "lib" / "systemd" / "system").glob("*.*")]
+    assert len(units) == 5
+    assert [path.name for path in units if path.is_file() and re.search("@[a-z]+@", path.read_text())] == []
 
 
 def test_nothing_that_is_installed_names_the_folder_it_was_put_in(destination: Path) -> None:
@@ -88,10 +104,17 @@ def test_uninstall_leaves_what_others_put_there(copy: Path) -> None:
     assert [path for path in copy.rglob("*") if path.is_file()] == [other]
 
 
-def test_changed_configuration_outlives_an_upgrade_and_the_end(copy: Path) -> None:
-    config = copy / "etc" / "mpsafe" / "mpsafe.toml"
-    config.write_text("[policy]\nact = false\n")
+@pytest.mark.parametrize("name", ["mpsafe/mpsafe.toml", "logrotate.d/mpsafe"])
+def test_changed_settings_outlive_an_upgrade_and_the_end(copy: Path, name: str) -> None:
+    settings = copy / "etc" / name
+    settings.write_text("# mine\n")
     make("install", copy)
     make("uninstall", copy)
-    assert config.read_text() == "[policy]\nact = false\n"
-    assert [path for path in copy.rglob("*") if path.is_file()] == [config]
+    assert settings.read_text() == "# mine\n"
+    assert [path for path in copy.rglob("*") if path.is_file()] == [settings]
+
+
+def test_the_units_start_the_program_that_is_chosen(tmp_path: Path) -> None:
+    make("install", tmp_path, "CONTROL=/opt/nvidia/control")
+    unit = tmp_path / PREFIX.relative_to("/") / "lib" / "systemd" / "system" / "mpsafe-mps@.service"
+    assert "ExecStart=/opt/nvidia/control -d" in unit.read_text()

@@ -12,26 +12,34 @@ from pathlib import Path
 import click
 import pytest
 
+import mpsafe.cli
 from mpsafe import model
 from mpsafe.cli import cli
+from mpsafe.cli.tenants import TenantLine
+from mpsafe.doctor.finding import Finding
 from mpsafe.protocol.host import Description
 from mpsafed import config
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"
-TABLES = [field for field in dataclasses.fields(config.Config) if field.name != "tenant"]
+TABLES = [field for field in dataclasses.fields(config.Config) if field.name not in ("limits", "tenant")]
 OBJECTS = {
     "action": model.Action,
     "blame": model.Blame,
     "client": model.Client,
+    "control": model.ControlDaemon,
     "device": model.Device,
     "event": model.Event,
     "evidence": model.Evidence,
     "fault": model.Fault,
+    "finding": Finding,
     "host": Description,
     "identity": model.Identity,
+    "limits": model.Limits,
     "server": model.Server,
     "source": model.SourceState,
+    "figures": model.Figures,
     "tenant": model.Tenant,
+    "tenant line": TenantLine,
 }
 
 
@@ -55,8 +63,9 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 @pytest.mark.parametrize(("path", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in commands(cli)])
 def test_each_option_is_in_the_man_page(path: tuple[str, ...], command: click.Command) -> None:
     synopsis = page("mpsafe.1").split(f".Cm {' '.join(path)}\n")[1].split(".Nm\n")[0].split(".Sh ")[0]
-    listed = set(re.findall(r"Fl -(\w+)", synopsis)) | {"socket"}
-    options = [option.lstrip("-") for parameter in command.params for option in parameter.opts if option[:2] == "--"]
+    listed = set(re.findall(r"Fl -(\w[\w-]*)", synopsis)) | {"socket"}
+    given = [option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]]
+    options = [option.removeprefix("--") for option in given if option[:2] == "--"]
     assert listed - set(options) - {"socket"} == set()
     assert set(options) - listed == set()
 
@@ -74,8 +83,8 @@ def test_sample_shows_the_defaults(tmp_path: Path) -> None:
     uncommented = tmp_path / "mpsafe.toml"
     uncommented.write_text(re.sub(r"^# (?=\w+ = |\[\[)", "", sample, flags=re.MULTILINE))
     loaded = config.load(uncommented)
-    assert len(loaded.tenant) == 1
-    assert dataclasses.replace(loaded, tenant=[]) == config.Config()
+    assert (len(loaded.tenant), len(loaded.limits)) == (1, 1)
+    assert dataclasses.replace(loaded, tenant=[], limits=[]) == config.Config()
 
 
 @pytest.mark.parametrize("field", TABLES, ids=lambda field: field.name)
@@ -87,12 +96,21 @@ def test_each_key_is_in_the_sample_and_in_its_man_page(field: "dataclasses.Field
     assert set(re.findall(r"^\.It Va (\w+)$", section, re.MULTILINE)) == keys
 
 
-def test_each_key_of_a_tenant_is_in_the_man_page() -> None:
-    section = page("mpsafe.toml.5").split(".Ss [[tenant]]\n")[1].split(".Sh ")[0]
-    assert set(re.findall(r"^\.It Va (\w+)$", section, re.MULTILINE)) == names(config.TenantConfig)
+@pytest.mark.parametrize(("table", "cls"), [("limits", config.LimitsConfig), ("tenant", config.TenantConfig)])
+def test_each_key_of_a_list_is_in_the_man_page(table: str, cls: type) -> None:
+    section = re.split(r"^\.S[hs] ", page("mpsafe.toml.5").split(f".Ss [[{table}]]\n")[1], flags=re.MULTILINE)[0]
+    assert set(re.findall(r"^\.It Va (\w+)$", section, re.MULTILINE)) == names(cls)
 
 
 @pytest.mark.parametrize(("title", "cls"), OBJECTS.items())
 def test_each_object_is_documented(title: str, cls: type) -> None:
     section = re.split(r"^\.S[hs] ", page("mpsafe-json.7").split(f".Ss {title}\n")[1], flags=re.MULTILINE)[0]
-    assert set(re.findall(r"^\.It Va (\w+)$", section, re.MULTILINE)) == names(cls)
+    listed = re.findall(r"^\.It Va (\w+(?: , \w+)*)$", section, re.MULTILINE)
+    assert {name for line in listed for name in line.split(" , ")} == names(cls)
+
+
+def test_each_shape_is_documented() -> None:
+    """What the commands print, and what the page has, are the same shapes."""
+    sources = (Path(mpsafe.cli.__file__).parent).glob("*.py")
+    printed = {shape for source in sources for shape in re.findall(r"\bmpsafe\.\w+/\d+", source.read_text())}
+    assert printed == set(re.findall(r"\bmpsafe\.\w+/\d+", page("mpsafe-json.7")))

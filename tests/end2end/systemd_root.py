@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real systemd over this machine's root: what it writes is gone afterwards, what it starts cannot leave."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +15,11 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["REPOSITORY", "SystemdRoot", "booted"]
+__all__ = ["KERNEL_LOG", "MPSAFE", "NEEDS", "REPOSITORY", "SystemdRoot", "booted", "daemon", "end"]
 
+NEEDS = ("root", "systemd", "namespaces", "soft", "make", "nsenter")
+KERNEL_LOG = "/run/kernel-log"
+MPSAFE = "/usr/local/bin/mpsafe"
 REPOSITORY = Path(__file__).parent.parent.parent
 _BOOT_LIMIT_S = 60
 _COMMAND_LIMIT_S = 120
@@ -50,6 +55,17 @@ class SystemdRoot:
                 return process.stdout.readline()
             finally:
                 process.terminate()
+
+    def process(self, *command: str | Path) -> "subprocess.Popen[str]":
+        """Start a command inside that is spoken with in lines."""
+        return subprocess.Popen(
+            [*self._inside, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=_ENVIRONMENT,
+        )
 
     @property
     def _inside(self) -> list[str]:
@@ -101,3 +117,14 @@ def booted(folder: Path) -> Generator[SystemdRoot, None, None]:
         finally:
             boot.terminate()
             boot.wait(_BOOT_LIMIT_S)
+
+
+def daemon(host: SystemdRoot) -> int:
+    """The pid of the daemon that answers, as systemd inside counts: the call waits until there is one."""
+    return int(json.loads(host.run(MPSAFE, "status", "--json"))["host"]["pid"])
+
+
+def end(host: SystemdRoot, pid: int, how: signal.Signals) -> None:
+    """Send the daemon a signal and wait until that process is gone."""
+    host.run("systemctl", "kill", f"--signal={how.name}", "--kill-whom=main", "mpsafed.service")
+    host.run("tail", f"--pid={pid}", "--follow", "/dev/null")

@@ -3,59 +3,16 @@
 
 import json
 import signal
-import subprocess
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from end2end.systemd_root import REPOSITORY, SystemdRoot, booted
-from requires import requires, tool
+from end2end.systemd_root import KERNEL_LOG, MPSAFE, NEEDS, SystemdRoot, daemon, end
+from requires import requires
 
-pytestmark = requires("root", "systemd", "namespaces", "soft", "make", "nsenter")
+pytestmark = requires(*NEEDS)
 
-KERNEL_LOG = "/run/kernel-log"
-MPSAFE = "/usr/local/bin/mpsafe"
-FOLDERS = ["/etc", "/run", "/usr", "/var"]
 XID = "3,1,0,-;NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
-
-
-def files(host: SystemdRoot) -> set[str]:
-    return set(host.run("find", *FOLDERS, "-xdev", "-not", "-path", "/run/systemd/*").splitlines())
-
-
-def make(host: SystemdRoot, target: str) -> str:
-    return host.run(tool("make"), "--no-print-directory", "--directory", REPOSITORY, target)
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[SystemdRoot, None, None]:
-    subprocess.run([tool("make"), "--directory", REPOSITORY, "build/wheels"], check=True, capture_output=True)
-    with booted(tmp_path_factory.mktemp("host")) as root:
-        root.run("systemctl", "start", "systemd-journald.service")
-        before = files(root)
-        make(root, "install")
-        root.run("mkdir", "/etc/mpsafe/mpsafe.toml.d")
-        root.write(Path("/etc/mpsafe/mpsafe.toml.d/test.toml"), f'[sources]\nkernel_log = "{KERNEL_LOG}"\n')
-        root.write(Path(KERNEL_LOG), "")
-        root.run("systemctl", "enable", "--now", "mpsafed.socket")
-        yield root
-        root.run("rm", "-r", "/etc/mpsafe/mpsafe.toml.d", KERNEL_LOG)
-        told = make(root, "uninstall")
-        assert "/var/lib/mpsafe" in told
-        root.run("rm", "-r", "/var/lib/mpsafe")
-        assert files(root) - before - {"/etc/group-", "/etc/gshadow-"} == set()
-
-
-def daemon(host: SystemdRoot) -> int:
-    """The pid of the daemon that answers, as systemd inside counts: the call waits until there is one."""
-    return int(json.loads(host.run(MPSAFE, "status", "--json"))["host"]["pid"])
-
-
-def end(host: SystemdRoot, pid: int, how: signal.Signals) -> None:
-    """Send the daemon a signal and wait until that process is gone."""
-    host.run("systemctl", "kill", f"--signal={how.name}", "--kill-whom=main", "mpsafed.service")
-    host.run("tail", f"--pid={pid}", "--follow", "/dev/null")
 
 
 def test_first_call_starts_the_daemon(host: SystemdRoot) -> None:
@@ -101,6 +58,8 @@ def test_event_outlives_the_daemon_and_is_in_the_journal(host: SystemdRoot) -> N
     told = json.loads(host.run("journalctl", "--output=json", "--lines=1", f"MPSAFE_SEQ={entry['seq']}"))
     assert told["XID"] == str(entry["fault"]["xid"]) == "79"
     assert told["_SYSTEMD_UNIT"] == "mpsafed.service"
+    explained = host.run("journalctl", "--catalog", "--lines=1", f"MPSAFE_SEQ={entry['seq']}")
+    assert f"Subject: A device has changed, event {entry['id']}" in explained
     end(host, daemon(host), signal.SIGKILL)
     assert json.loads(host.first_line(*stream))["event"] == entry
 
