@@ -11,11 +11,16 @@ from typing import Final
 import click
 from typing_extensions import override
 
+from mpsafe.cli.terminal import printable
 from mpsafe.errors import CannotRun, ConnectionEnded, MpsafeError
 
 __all__ = ["Commands", "cli", "main"]
 
-COMMANDS: Final = ("clients", "config", "demo", "events", "explain", "status")
+SECTIONS: Final = {
+    "Look": ("status", "tenants", "clients", "events", "top"),
+    "Act": ("fence", "mps"),
+    "Find out": ("doctor", "explain", "config", "demo"),
+}
 
 
 class Commands(click.Group):
@@ -23,15 +28,25 @@ class Commands(click.Group):
 
     @override
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for names in SECTIONS.values() for name in names]
 
     @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
         command = getattr(importlib.import_module(f"mpsafe.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By what they are for."""
+        width = max(map(len, self.list_commands(ctx)))
+        for title, names in SECTIONS.items():
+            commands = [command for name in names if (command := self.get_command(ctx, name)) is not None]
+            limit = formatter.width - width - 6
+            with formatter.section(title):
+                formatter.write_dl([(f"{c.name or '':<{width}}", c.get_short_help_str(limit)) for c in commands])
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,7 +65,7 @@ def main() -> int:
         error.show()
         return error.exit_code
     except MpsafeError as error:
-        click.echo(f"mpsafe: {error}\n  {error.hint}", err=True)
+        click.echo(f"mpsafe: {printable(str(error))}\n  {error.hint}", err=True)
         return 77 if isinstance(error, CannotRun | ConnectionEnded) else 1
     except (BrokenPipeError, KeyboardInterrupt):
         sys.stderr.close()

@@ -2,9 +2,8 @@
 """mpsafe clients: who is connected to the MPS servers."""
 
 import click
-from rich.table import Table
 
-from mpsafe.cli.options import console, json_option, print_json, socket_option
+from mpsafe.cli.options import coloured, console, json_option, print_json, socket_option, table, words
 from mpsafe.client import Client
 
 __all__ = ["clients"]
@@ -14,13 +13,19 @@ __all__ = ["clients"]
 @socket_option
 @json_option
 def clients(socket: str, as_json: bool) -> None:
-    """List the clients of the MPS servers; other users' clients are shown to admins only."""
+    """List the clients of the MPS servers.
+
+    Other users' clients are shown to admins only.
+    """
     with Client(socket) as client:
         found = client.clients()
     if as_json:
         print_json("mpsafe.clients/1", clients=found)
         return
-    table = Table("pid", "name", "user", "tenant", "server", "state")
+    shown = table("", "pid#", "name", "user#", "tenant", "server#", "state")
     for one in found:
-        table.add_row(str(one.identity.pid), one.name, str(one.uid), one.tenant or "", str(one.server), one.state)
-    console().print(table)
+        tenant = words(one.tenant or "")
+        shown.add_row(
+            str(one.identity.pid), words(one.name), str(one.uid), tenant, str(one.server), coloured(one.state)
+        )
+    console().print(shown)

@@ -12,7 +12,7 @@ __all__ = ["config"]
 
 @click.group()
 def config() -> None:
-    """The daemon's configuration."""
+    """Check the daemon's configuration."""
 
 
 @config.command()

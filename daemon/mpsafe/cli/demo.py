@@ -34,7 +34,7 @@ LINES = 8
     help="where the timeline picture goes",
 )
 def demo(gpu: bool, out: Path) -> None:
-    """Run three tenants through the same faults, with stock MPS and with mpsafe."""
+    """Run the same faults with stock MPS and with mpsafe."""
     screen = console()
     what = "a real GPU" if gpu else "the software GPU: no figure here is a GPU's"
     screen.print(f"Three tenants share one device through MPS; {GUILTY} has a bug. On {what}.\n")

@@ -2,16 +2,19 @@
 """mpsafe events: what happened, who did it, what was done."""
 
 from datetime import datetime
+from typing import Final
 
 import click
+from rich.text import Text
 
-from mpsafe.cli.options import console, json_option, print_json, socket_option
+from mpsafe.blame import because
+from mpsafe.cli.options import console, json_option, print_json, say, socket_option, words
 from mpsafe.client import Client
 from mpsafe.model import Event
 
-__all__ = ["events", "sentence"]
+__all__ = ["events", "line", "sentence"]
 
-_STYLES = {"fault": "red", "eviction": "yellow", "exit": "dim", "server": "yellow", "device": "magenta"}
+_STYLES: Final = {"fault": "red", "eviction": "yellow", "exit": "dim", "server": "yellow", "device": "magenta"}
 
 
 @click.command()
@@ -21,9 +24,12 @@ _STYLES = {"fault": "red", "eviction": "yellow", "exit": "dim", "server": "yello
 @click.option(
     "--since", type=click.IntRange(min=0), default=0, metavar="SEQ", help="only what is newer than this entry"
 )
-@click.option("--evidence", is_flag=True, help="show why a client is blamed")
+@click.option("--evidence", is_flag=True, help="tell why a client is blamed or nobody is, and show the evidence")
 def events(socket: str, as_json: bool, follow: bool, since: int, evidence: bool) -> None:
-    """List events; with --follow each entry of the stream, as it comes."""
+    """List events: what happened, who did it, what was done.
+
+    With --follow each entry of the stream, as it comes.
+    """
     with Client(socket) as client:
         if not follow:
             for event in client.events(since=since):
@@ -43,16 +49,22 @@ def sentence(event: Event) -> str:
     return f"{event.summary}{done}"
 
 
+def line(event: Event, time_format: str) -> tuple[Text, Text]:
+    """When, which and of what kind, for the margin; and what."""
+    when = datetime.fromtimestamp(event.time_ns / 1e9).strftime(time_format)
+    kind = (f"{event.kind:<8} ", _STYLES[event.kind])
+    return Text.assemble((f"{when} #{event.id:<4} ", "dim"), kind), words(sentence(event))
+
+
 def _tell(event: Event, lost: int, *, as_json: bool, evidence: bool) -> None:
     if as_json:
-        print_json("mpsafe.event/1", lost=lost, event=event)
+        explained = {"because": because(event)} if evidence else {}
+        print_json("mpsafe.event/1", lost=lost, event=event, **explained)
         return
     out = console()
-    when = datetime.fromtimestamp(event.time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    style = _STYLES[event.kind]
-    out.print(f"{when} #{event.id}", end=" ")
-    out.print(f"{event.kind:<8}", style=style, end=" ")
-    out.print(sentence(event), markup=False)
+    say(out, *line(event, f"%Y-%m-%d %H:%M:%S.{event.time_ns // 1_000_000 % 1000:03}"))
     if evidence:
+        for reason in because(event):
+            say(out, Text("    "), words(reason))
         for one in event.blame.evidence:
-            out.print(f"    {one.source}: {one.text}", markup=False, style="dim")
+            say(out, Text(f"    {one.source:<14} ", "dim"), words(one.text, "dim"))

@@ -23,6 +23,7 @@ import click
 
 from mpsafe import catalogue, xid
 from mpsafe.catalogue import Entry
+from mpsafe.cli.terminal import printable
 from mpsafe.errors import UnknownXid
 from mpsafe.xid import Xid
 
@@ -43,7 +44,9 @@ _Rows: TypeAlias = list[tuple[str, str]]
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read log lines and explain the Xids among them.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --stdin one object for each line read.")
 def explain(subject: str | None, *, from_stdin: bool, as_json: bool) -> None:
-    """Explain an Xid, or a log line that holds one. Without an argument, list the known Xids.
+    """Explain an Xid, or a log line that holds one.
+
+    Without an argument, list the known Xids.
 
     \b
       mpsafe explain 31
@@ -194,14 +197,9 @@ def _print(console: "Console", title: str, rows: _Rows) -> None:
     console.print(title, style="bold")
     for label, text in rows:
         lines = textwrap.wrap(
-            _printable(text), max(console.width - LABEL_WIDTH, 20), break_long_words=False, break_on_hyphens=False
+            printable(text), max(console.width - LABEL_WIDTH, 20), break_long_words=False, break_on_hyphens=False
         )
         console.print(Text.assemble((f"  {label}".ljust(LABEL_WIDTH), "dim"), ("\n" + " " * LABEL_WIDTH).join(lines)))
-
-
-def _printable(text: str) -> str:
-    """Names come from the process that they name: what would steer a terminal is replaced."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 @contextmanager

@@ -2,17 +2,28 @@
 """Options and output that several commands share."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from mpsafe.cli.terminal import printable
 from mpsafe.protocol import DEFAULT_SOCKET
 
-__all__ = ["console", "json_option", "print_json", "socket_option"]
+__all__ = ["coloured", "console", "json_option", "print_json", "say", "socket_option", "table", "user", "words"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_STYLES: Final = {
+    **dict.fromkeys(("active", "healthy", "ok", "running"), "green"),
+    **dict.fromkeys(("absent", "note", "stopped"), "dim"),
+    **dict.fromkeys(("doomed", "fenced", "initializing", "starting", "warning"), "yellow"),
+    **dict.fromkeys(("failed", "fault", "lost", "wrong"), "red"),
+}
 
 
 def socket_option(command: F) -> F:
@@ -33,6 +44,48 @@ def print_json(shape: str, **members: object) -> None:
 
 
 def console() -> Console:
-    """For people: colours on a terminal only, and no line is cut in a pipe."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=160)
+    """For people: colours on a terminal only, and no line is cut in a pipe. Texts are shown as they are."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=160)
+
+
+def say(out: Console, margin: Text, text: Text) -> None:
+    """One line; at a terminal, what does not fit goes on behind the margin."""
+    width = out.width - margin.cell_len
+    if not out.is_terminal or width < 20:
+        out.print(margin + text, soft_wrap=True)
+        return
+    for number, part in enumerate(text.wrap(out, width)):
+        part.rstrip()
+        out.print((margin if number == 0 else Text(" " * margin.cell_len)) + part)
+
+
+def table(title: str, *headings: str) -> Table:
+    """A table in the style of all commands; a heading that ends in `#` is of a column of numbers."""
+    found = Table(
+        box=box.SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in headings:
+        found.add_column(heading.rstrip("#"), justify="right" if heading.endswith("#") else "left")
+    return found
+
+
+def words(text: object, style: str = "") -> Text:
+    """A text of somebody else's, for a cell or a line."""
+    return Text(printable(str(text)), style)
+
+
+def coloured(word: str) -> Text:
+    """A state in its colour: green is well, yellow under way, red lost."""
+    return words(word, _STYLES.get(word, ""))
+
+
+def user(uid: int | None) -> str:
+    """A uid; None is everybody's."""
+    return "any" if uid is None else str(uid)

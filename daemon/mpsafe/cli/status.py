@@ -4,70 +4,76 @@
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mpsafe.cli.options import console, json_option, print_json, socket_option
+from mpsafe.cli.control import control_table
+from mpsafe.cli.options import coloured, console, json_option, print_json, socket_option, table, user, words
+from mpsafe.cli.terminal import printable
 from mpsafe.client import Client
-from mpsafe.model import Device, Tenant
+from mpsafe.model import Device, Server, Tenant
 from mpsafe.protocol.host import Description
 
-__all__ = ["status"]
-
-_STYLES = {"healthy": "green", "active": "green", "absent": "dim", "fenced": "yellow", "lost": "red", "fault": "red"}
+__all__ = ["server_table", "status"]
 
 
 @click.command()
 @socket_option
 @json_option
 def status(socket: str, as_json: bool) -> None:
-    """Show the host: daemon, devices, MPS servers, tenants."""
+    """Show the host: daemon, devices, MPS, tenants."""
     with Client(socket) as client:
-        host, devices, tenants = client.describe(), client.devices(), client.tenants()
+        devices = client.devices()  # first: mpsafed asks NVML when it is asked, and tells then whether it sees it
+        host, tenants = client.describe(), client.tenants()
+        controls = client.controls() if "mps" in host.features else []
     if as_json:
-        print_json("mpsafe.status/1", host=host, devices=devices, tenants=tenants)
+        print_json("mpsafe.status/1", host=host, devices=devices, controls=controls, tenants=tenants)
         return
     out = console()
     _print_daemon(out, host)
-    out.print(_device_table(devices))
-    out.print(_server_table(host))
-    out.print(_tenant_table(tenants))
+    declared = [control_table("MPS control daemons", controls)] if controls else []
+    servers = server_table("MPS servers", host.servers)
+    for each in (_device_table(devices), *declared, servers, _tenant_table(tenants)):
+        out.print()
+        out.print(each)
 
 
 def _print_daemon(out: Console, host: Description) -> None:
     acting = "acting" if host.acting else "dry run: nothing is acted upon"
-    out.print(f"mpsafed {host.version}, pid {host.pid}, driver {host.driver}, {acting}, {host.last_event} entries")
+    out.print(
+        words(f"mpsafed {host.version}, pid {host.pid}, driver {host.driver}, {acting}, {host.last_event} entries")
+    )
     for source in host.sources:
         if not source.alive:
-            out.print(f"[yellow]cannot see {source.name}[/]: {source.detail}")
+            out.print(words(f"cannot see {source.name}", "yellow") + words(f": {source.detail}"))
     if host.trouble:
-        out.print(f"[yellow]cannot see the MPS servers[/]: {host.trouble}")
+        out.print(words("cannot see the MPS servers", "yellow") + words(f": {host.trouble}"))
     if host.lost_signals:
-        out.print(f"[red]{host.lost_signals} signals were lost before they could be read[/]")
+        out.print(words(f"{host.lost_signals} signals were lost before they could be read", "red"))
 
 
 def _device_table(devices: list[Device]) -> Table:
-    table = Table("device", "name", "PCI", "driver", "memory used", title="Devices", title_justify="left")
+    """Two lines for each: the UUID is long, and has to be whole to be of use."""
+    shown = table("Devices", "#", "device", "PCI, mode", "memory used#")
     for device in devices:
-        used, total = device.memory_used_bytes / 2**30, device.memory_total_bytes / 2**30
-        table.add_row(device.uuid, device.name, device.pci, device.driver_version, f"{used:.1f} of {total:.1f} GiB")
-    return table
+        used = f"{device.memory_used_bytes / 2**30:.1f} GiB\nof {device.memory_total_bytes / 2**30:.1f} GiB"
+        name = words(device.name) + Text(f"\n{printable(device.uuid)}", "dim")
+        mode = Text(f"{printable(device.pci)}\n{printable(device.compute_mode).replace('_', ' ')}")
+        shown.add_row(str(device.index), name, mode, used)
+    return shown
 
 
-def _server_table(host: Description) -> Table:
-    table = Table("server", "user", "state", "clients", title="MPS servers", title_justify="left")
-    for server in host.servers:
-        table.add_row(str(server.pid), str(server.uid), _coloured(server.state), str(server.clients))
-    return table
+def server_table(title: str, servers: list[Server]) -> Table:
+    """A line for each MPS server."""
+    shown = table(title, "server#", "user#", "control", "state", "clients#")
+    for server in servers:
+        state = coloured(server.state)
+        shown.add_row(str(server.pid), str(server.uid), words(server.control), state, str(server.clients))
+    return shown
 
 
 def _tenant_table(tenants: list[Tenant]) -> Table:
-    table = Table("tenant", "user", "health", "generation", "processes", title="Tenants", title_justify="left")
+    shown = table("Tenants", "tenant", "user#", "health", "gen#", "processes")
     for tenant in tenants:
-        user = "any" if tenant.uid is None else str(tenant.uid)
         processes = ", ".join(str(identity.pid) for identity in tenant.clients)
-        table.add_row(tenant.name, user, _coloured(tenant.health), str(tenant.generation), processes)
-    return table
-
-
-def _coloured(word: str) -> str:
-    style = _STYLES.get(word)
-    return f"[{style}]{word}[/]" if style else word
+        shown.add_row(words(tenant.name), user(tenant.uid), coloured(tenant.health), str(tenant.generation), processes)
+    return shown

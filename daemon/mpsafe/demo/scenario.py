@@ -136,9 +136,14 @@ def run(host: Host, case: Case, directory: Path, watch: Callable[[Run], None]) -
 
 
 def _all_back(result: Run) -> bool:
+    """Whether everybody answers again. The guilty one only by another process: what it says itself is suspect."""
     guilty = result.outcome(GUILTY)
-    return guilty.back_s is not None and all(
-        outcome.first_failed_s is None or outcome.back_s is not None for outcome in map(result.outcome, TENANTS)
+    return (
+        guilty.back_s is not None
+        and len(result.starts[GUILTY]) > 1
+        and all(
+            outcome.first_failed_s is None or outcome.back_s is not None for outcome in map(result.outcome, TENANTS)
+        )
     )
 
 
@@ -189,7 +194,7 @@ def _daemon(host: Host, directory: Path, notes: list[Note]) -> Generator[str]:
         f'[daemon]\nsocket = "{address}"\nstate_directory = "{directory / "state"}"\n'
         f'[sources]\nkernel_log = "{host.kernel_log}"\n'
         f'[driver]\nkind = "{kind}"\npath = "{driver}"\n'
-        f'[mps]\ncontrol = "{host.control_program}"\n'
+        f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\n'
         f'pipe_directory = "{host.pipe_directory}"\nlog_directory = "{host.log_directory}"\n{tenants}'
     )
     with (directory / "mpsafed.log").open("wb") as log:
