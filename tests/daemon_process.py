@@ -37,6 +37,7 @@ kernel_log = "{host.kernel_log}"
 kind = "software"
 path = "{host.driver}"
 [mps]
+mode = "adopt"
 control = "{host.control_program}"
 pipe_directory = "{host.pipe_directory}"
 log_directory = "{host.log_directory}"

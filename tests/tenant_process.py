@@ -9,6 +9,7 @@ after an error, as real programs do:
     work        a kernel run and its result checked
     serve       "ok" at once, then work without an end: it ends by itself when its work is stopped
     linger      errors do not end it from now on
+    report      it tells the daemon that its context is lost, which need not be so
     <fault>     one of contract/check_cuda_faults.FAULTS
 """
 
@@ -23,7 +24,7 @@ from typing import Final, Self
 from contract.check_cuda_faults import FAULTS, Rig
 from mpsafe import cuda
 from mpsafe.client import Client
-from mpsafe.errors import BadCudaCall
+from mpsafe.errors import BadCudaCall, DaemonUnreachable
 from mpsafe.model import Identity
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.processes import identify
@@ -125,8 +126,9 @@ def main() -> int:
     name, socket = sys.argv[1:]
     lingering = False
     with ExitStack() as stack:
+        client = stack.enter_context(Client(socket))
         if socket:
-            stack.enter_context(stack.enter_context(Client(socket)).attach(name))
+            stack.enter_context(client.attach(name))
         driver = cuda.load()
         driver.init()
         rig = Rig(driver, stack)
@@ -136,6 +138,9 @@ def main() -> int:
             command, answer = line.strip(), "ok"
             if command == "linger":
                 lingering = True
+            elif command == "report":
+                with suppress(DaemonUnreachable):
+                    client.report(error=700, text="an illegal memory access was encountered")
             else:
                 try:
                     obey(rig, command)

@@ -64,7 +64,7 @@ def daemon() -> Generator[Daemon]:
         config.write_text(
             f'[daemon]\nsocket = "{socket}"\nstate_directory = "{name}/state"\n'
             f'[sources]\nkernel_log = "{host.kernel_log}"\n[driver]\nkind = "software"\npath = "{host.driver}"\n'
-            f'[mps]\ncontrol = "{host.control_program}"\npipe_directory = "{host.pipe_directory}"\n'
+            f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\npipe_directory = "{host.pipe_directory}"\n'
             f'log_directory = "{host.log_directory}"\n[[tenant]]\nname = "bench"\n'
         )
         with (Path(name) / "mpsafed.log").open("wb") as log:
