@@ -15,7 +15,7 @@ sources := pyproject.toml setup.py tools/install/setup $(shell find ffi -type f 
 help:
 	@echo 'make demo [GPU=1]          three tenants and one fault, with stock MPS and with mpsafe'
 	@echo 'make test                  style, types, unit and software-GPU tests'
-	@echo 'make test-all              the same, then demo and test again in a clean Debian 12 root'
+	@echo 'make test-all              the same, then soaks, then demo and test again in a clean Debian 12 root'
 	@echo 'make bench [ONLY=name]     measure; rows go to build/bench/NAME.json'
 	@echo 'make qualify [PYTHON=...]  the checks that need a real GPU'
 	@echo 'make install, uninstall    on a systemd host; PREFIX and DESTDIR are honoured'
@@ -34,11 +34,15 @@ demo: .venv/ready
 	$(venv)/mpsafe demo $(if $(GPU),--gpu)
 
 test: .venv/dev
-	$(venv)/python -m pytest
+	$(venv)/python -m pytest -n auto --dist loadfile
 
 test-all: test
-	tools/fresh-root demo
-	tools/fresh-root test
+	timeout 40m $(venv)/python -m tools.soak rounds
+	timeout 15m $(venv)/python -m tools.soak kills
+	timeout 15m $(venv)/python -m tools.soak kills --control real
+	timeout 5m $(venv)/python -m tools.soak flood
+	timeout 15m tools/fresh-root demo
+	timeout 30m tools/fresh-root test
 
 bench: .venv/ready
 	$(venv)/python -m tools.bench $(ONLY)
