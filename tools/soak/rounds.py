@@ -82,11 +82,13 @@ class _Soak:
             self._present.append(self._stack.enter_context(Tenant(self._daemon.host, name, self._daemon.socket)))
         guilty = dice.sample(self._present, dice.choice((1, 1, 2, 3)))
         innocent = [tenant for tenant in self._present if tenant not in guilty]
+        faulted: list[Tenant] = []
         for tenant in guilty:
             self._forge(dice, innocent)
             fault = dice.choice(SM_FAULTS if dice.random() < 0.25 else MEMORY_FAULTS)
             try:
                 tenant.say(fault)
+                faulted.append(tenant)
             except BrokenPipeError:
                 self._report.count("lost before they could fault")
             if dice.random() < 0.5:
@@ -94,7 +96,11 @@ class _Soak:
         self._forge(dice, innocent)
         for tenant in guilty:
             tenant.wait()
-        until(lambda: self._is_quiet(guilty), f"the faults of {[tenant.pid for tenant in guilty]} are dealt with")
+        try:
+            until(lambda: self._is_quiet(faulted), "all faults are dealt with")
+        except TimeoutError as error:
+            told = [f"{event.id} {event.summary} {event.actions}" for event in self._events()]
+            raise TimeoutError(f"{error}; faulted: {[tenant.pid for tenant in faulted]}; {told}") from error
         self._look(seed, guilty, innocent)
         if dice.random() < 0.5:
             self._use_again(dice.choice(guilty).pid)
