@@ -19,9 +19,10 @@ _ARGUMENTS: Final = struct.Struct("10Q")
 def start_with_pid(pid: int, command: Sequence[str]) -> None:
     """Starts a child of ours with that pid, to be waited for with os.waitpid. FileExistsError if the pid is taken.
 
-    As after a fork in C: the child does nothing but execute the command.
+    As after a fork in C: the child does nothing but execute the command. The interpreter's lock is kept over the
+    call (PyDLL): let go, another thread may have it when the child begins, and no such thread is in the child.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.PyDLL(None, use_errno=True)
     wanted = (ctypes.c_int * 1)(pid)
     arguments = ctypes.create_string_buffer(
         _ARGUMENTS.pack(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1), _ARGUMENTS.size

@@ -226,8 +226,10 @@ def test_the_journal_stands_in_for_a_device_that_cannot_be_opened(may: bool) -> 
         "print(opens, type(kernel_log('/dev/kmsg', None)).__name__)\n"
     )
     drop = ["--bounding-set=-syslog,-dac_override,-sys_admin", "--reuid=65534", "--clear-groups", "--inh-caps=-all"]
-    command = [*(["setpriv", *drop] if not may else []), sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    python = [*(["setpriv", *drop] if not may else []), sys.executable, "-c"]
+    if subprocess.run([*python, "import mpsafed"], capture_output=True, check=False).returncode:
+        pytest.skip("this Python is in a directory that other users may not enter")
+    done = subprocess.run([*python, script], capture_output=True, text=True, check=True, env=os.environ)
     opens, which = done.stdout.split()
     assert which == ("KernelLog" if opens == "True" else "KernelJournal")
 

@@ -4,7 +4,6 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from contract.mps_client import MpsClient
-from contract.mps_rig import NOBODY, finish
+from contract.mps_rig import NOBODY, finish, runs_as_nobody
 from control_daemons import BRANCHES, EVERY_PROGRAM, Rig, rig, run
 from mpsafe.errors import BadRequest, ControlFailed, NotOurs, NotSupported, UnknownControl
 from mpsafe.model import ControlDaemon, Limits
@@ -37,14 +36,6 @@ def programs(request: pytest.FixtureRequest, place: Path) -> Iterator[Rig]:
 def real(request: pytest.FixtureRequest, place: Path) -> Iterator[Rig]:
     with rig(request.param, place) as programs:
         yield programs
-
-
-def runs_as_nobody(program: str) -> bool:
-    try:
-        subprocess.run([program, "-c", ""], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
-    except PermissionError:
-        return False
-    return True
 
 
 def pid_of(control: ControlDaemon) -> int:

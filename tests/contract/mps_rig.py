@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the checks of nvidia-cuda-mps-control use: the programs, a control daemon of their own, other users."""
 
+import atexit
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +33,7 @@ __all__ = [
     "modes",
     "over_the_wire",
     "real_programs",
+    "runs_as_nobody",
 ]
 
 PATIENCE_S: Final = 30.0
@@ -73,13 +77,26 @@ def _trees() -> dict[str, Path]:
     return {version.partition(".")[0]: Path(tree) for version, tree in found}
 
 
+@cache
+def _reachable(tree: Path) -> Path:
+    """A copy of the programs where every user can run them: a clone may lie in somebody's private home."""
+    copy = tempfile.TemporaryDirectory(prefix="mpsafe-programs-")
+    atexit.register(copy.cleanup)
+    place = Path(copy.name)
+    place.chmod(0o755)
+    for program in (tree / "usr" / "bin" / "nvidia-cuda-mps-control", tree / "usr" / "sbin" / "nvidia-cuda-mps-server"):
+        shutil.copy(program, place)
+    return place
+
+
 def real_programs(branch: str) -> Programs:
     """The real programs of a branch, "535" or "550". Without a libcuda their servers do not start."""
     tree = _trees().get(branch)
     if tree is None:
         raise NotRun(f"Debian has no nvidia-cuda-mps of branch {branch} any more")
-    program = tree / "usr" / "bin" / "nvidia-cuda-mps-control"
-    path = f"{tree / 'usr' / 'sbin'}:{os.environ.get('PATH', os.defpath)}"
+    place = _reachable(tree)
+    program = place / "nvidia-cuda-mps-control"
+    path = f"{place}:{os.environ.get('PATH', os.defpath)}"
     hidden = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     return Programs(program, program, int(branch), {**hidden, "PATH": path, "CUDA_VISIBLE_DEVICES": ""})
 
@@ -224,3 +241,12 @@ def over_the_wire(pipes: Path, command: str) -> list[str]:
 def modes(directory: Path) -> dict[str, int]:
     """Type and mode of each file."""
     return {path.name: path.lstat().st_mode for path in directory.iterdir()}
+
+
+def runs_as_nobody(python: str) -> bool:
+    """Whether another user can run a Python; one in a private home cannot be."""
+    try:
+        subprocess.run([python, "-c", ""], user=NOBODY, group=NOBODY, extra_groups=[], check=True)
+    except (PermissionError, subprocess.CalledProcessError):
+        return False
+    return True

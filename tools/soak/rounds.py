@@ -71,24 +71,21 @@ class _Soak:
         self._present: list[Tenant] = []
         self._bystanders: list[int] = []
         self._guilty: set[Identity] = set()
-        self._settled: set[int] = set()
+        self._settled: dict[int, int] = {}
         self._began = 0
 
     def round(self, seed: int) -> None:
         """One round."""
         dice = random.Random(seed)
         while len(self._present) < 4:
-            name = dice.choice(TENANTS)
-            self._present.append(self._stack.enter_context(Tenant(self._daemon.host, name, self._daemon.socket)))
+            self._present.append(self._new_tenant(dice.choice(TENANTS)))
         guilty = dice.sample(self._present, dice.choice((1, 1, 2, 3)))
         innocent = [tenant for tenant in self._present if tenant not in guilty]
-        faulted: list[Tenant] = []
         for tenant in guilty:
             self._forge(dice, innocent)
             fault = dice.choice(SM_FAULTS if dice.random() < 0.25 else MEMORY_FAULTS)
             try:
                 tenant.say(fault)
-                faulted.append(tenant)
             except BrokenPipeError:
                 self._report.count("lost before they could fault")
             if dice.random() < 0.5:
@@ -97,14 +94,21 @@ class _Soak:
         for tenant in guilty:
             tenant.wait()
         try:
-            until(lambda: self._is_quiet(faulted), "all faults are dealt with")
+            until(lambda: self._is_quiet(guilty), "all faults are dealt with")
         except TimeoutError as error:
             told = [f"{event.id} {event.summary} {event.actions}" for event in self._events()]
-            raise TimeoutError(f"{error}; faulted: {[tenant.pid for tenant in faulted]}; {told}") from error
+            raise TimeoutError(f"{error}; guilty: {[tenant.pid for tenant in guilty]}; {told}") from error
         self._look(seed, guilty, innocent)
         if dice.random() < 0.5:
             self._use_again(dice.choice(guilty).pid)
         self._report.count("rounds")
+
+    def _new_tenant(self, name: str) -> Tenant:
+        try:
+            return self._stack.enter_context(Tenant(self._daemon.host, name, self._daemon.socket))
+        except AssertionError as error:
+            told = [f"{event.id} {event.summary} {event.actions}" for event in self._daemon.client.events(limit=5)]
+            raise TimeoutError(f"{error}; {self._daemon.client.describe().servers}; {told}") from error
 
     def end_bystanders(self) -> None:
         """Those that were given the pid of a tenant, and are nobody's client: each must live until now."""
@@ -116,8 +120,9 @@ class _Soak:
             os.waitpid(pid, 0)
 
     def _events(self) -> list[Event]:
-        """Those of this round: word of a round before may be what a fault of this one proves."""
-        return [e for e in self._daemon.client.events(since=self._began) if e.id not in self._settled]
+        """Those of this round: also one of a round before that a fault of this one has joined, and done more about."""
+        events = self._daemon.client.events(since=self._began)
+        return [event for event in events if len(event.actions) > self._settled.get(event.id, -1)]
 
     def _is_quiet(self, guilty: list[Tenant]) -> bool:
         events = self._events()
@@ -139,7 +144,7 @@ class _Soak:
                 report.count("faults" if proven else "said and not proven")
                 report.count("unknown", int(proven and event.blame.client is None))
                 if proven:
-                    self._settled.add(event.id)
+                    self._settled[event.id] = len(event.actions)
                 if event.blame.client is not None and event.blame.client not in self._guilty:
                     report.count("innocent blamed")
                     report.complain(f"seed {seed}: {event.blame.client} is blamed: {event.blame.evidence}")
