@@ -53,7 +53,7 @@ from mpsafed.tenants import Tenants, being_fenced
 
 __all__ = ["Engine"]
 
-QUEUE_MAX: Final = 65_536
+QUEUE_MAX: Final = 16_384
 BATCH: Final = 512
 MEMORY_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 0.5
