@@ -30,7 +30,7 @@ __all__ = ["run"]
 MEMORY_FAULTS: Final = ("wild_read", "wild_write", "write_to_read_only", "use_after_unmap", "read_without_access")
 SM_FAULTS: Final = ("misaligned", "trap")
 APART_SECONDS: Final = 0.3
-BYSTANDER: Final = ("sleep", "600")
+BYSTANDER: Final = ("sleep", "infinity")
 FORGED_XID: Final = "14,{seq},{usec},-;NVRM: Xid (PCI:0000:01:00): {xid}, pid={pid}, name=python, Ch 00000008\n"
 FORGED_BLAME: Final = (
     "[{stamp} Server {server:>5}] Client {{PID: {pid}, Context ID: 0}} caused a fatal fault on device 0\n"
