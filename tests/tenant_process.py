@@ -16,6 +16,7 @@ after an error, as real programs do:
 import struct
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -39,19 +40,25 @@ class Tenant:
 
     def __init__(self, host: SoftwareHost, name: str, socket: str = "", *, up: bool = True) -> None:
         self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__), name, socket],
-            env=host.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self._complaints = host.directory / f"tenant-{time.monotonic_ns()}.log"
+        with self._complaints.open("wb") as complaints:
+            self.process = subprocess.Popen(
+                [sys.executable, Path(__file__), name, socket],
+                env=host.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+            )
         identity = identify(self.process.pid)
         assert identity is not None
         self.identity: Identity = identity
         if up:
-            self.is_up()
+            try:
+                self.is_up()
+            except AssertionError:
+                self.__exit__(None, None, None)
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +80,8 @@ class Tenant:
 
     def is_up(self) -> Self:
         """Waits until it has its context."""
-        assert self._line() == "up", f"tenant {self.name} did not start"
+        if self._line() != "up":
+            raise AssertionError(f"tenant {self.name} did not start: {self._complaints.read_text()[-500:]}")
         return self
 
     def do(self, command: str) -> str:
