@@ -9,6 +9,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
+from typing_extensions import override
+
 from control_program import control_of
 from mpsafe.client import Client
 from mpsafe.errors import NotOurs, NotSupported
@@ -107,7 +109,7 @@ class Served:
         os.chmod(self.socket, 0o666)
         state = State(self.host.directory / "served-state")
         service = Service(listener, self._admin_group, "test")
-        engine = Engine(
+        engine = _Engine(
             state=state,
             policy=Policy(),
             tenants=Tenants([TenantConfig("chat"), TenantConfig("embed")], state),
@@ -120,7 +122,7 @@ class Served:
             cut=service.drop,
             devices_changed=lambda: None,
         )
-        setattr(engine, "report", self._report)  # noqa: B010 -- what is to be seen is what it is called with
+        engine.told = self.reports
         devices = Devices(environment=self.host.environment)
         try:
             await engine.resume()
@@ -136,8 +138,16 @@ class Served:
             await engine.close()
             state.close()
 
-    def _report(self, figures: Figures | None, *, error: int | None, text: str, peer: Peer) -> None:
-        self.reports.append((figures, error, text, peer.pid))
+
+class _Engine(Engine):
+    """The real one, which also notes what it is called with."""
+
+    told: list[tuple[Figures | None, int | None, str, int]]
+
+    @override
+    def report(self, figures: Figures | None, *, error: int | None, text: str, peer: Peer) -> None:
+        self.told.append((figures, error, text, peer.pid))
+        super().report(figures, error=error, text=text, peer=peer)
 
 
 async def _no_limits(control: Control, server: int | None) -> list[str]:
