@@ -38,7 +38,7 @@ __all__ = [
 
 PATIENCE_S: Final = 30.0
 NOBODY: Final = 65534
-FETCH: Final = Path(__file__).parents[2] / "tools" / "mps" / "fetch"
+FETCH: Final = (Path(__file__).parents[2] / "tools" / "packages" / "unpack", "nvidia-cuda-mps")
 CANNOT: Final = 77
 LINE: Final = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (Control|Server|Other) +(\d+)\] (.*)")
 
@@ -69,7 +69,7 @@ class Reply:
 @cache
 def _trees() -> dict[str, Path]:
     """The unpacked packages of the real programs by branch: the newest version of each that Debian has."""
-    done = subprocess.run([FETCH], capture_output=True, text=True, check=False)
+    done = subprocess.run(FETCH, capture_output=True, text=True, check=False)
     if done.returncode == CANNOT:
         raise NotRun(done.stderr.strip())
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,8 @@ exec {python} -S -m mpsafe.soft.control "$@"
 
 def real_program() -> Path:
     """The newest of NVIDIA's own that there is."""
-    fetched = subprocess.run([REPOSITORY / "tools/mps/fetch"], capture_output=True, text=True, check=False)
+    fetch = [REPOSITORY / "tools/packages/unpack", "nvidia-cuda-mps"]
+    fetched = subprocess.run(fetch, capture_output=True, text=True, check=False)
     if fetched.returncode == CANNOT_FETCH:
         pytest.skip(fetched.stderr.strip())
     tree = max(line.split(" ", 1) for line in fetched.stdout.splitlines())[1]

@@ -29,7 +29,7 @@ from tools.soak.tenants import TENANTS, Mpsafed, Tenant, Worker, software_daemon
 
 __all__ = ["run"]
 
-TREES: Final = Path("build/mps/trees")
+TREES: Final = Path("build/packages/trees/nvidia-cuda-mps")
 LIVES_SECONDS: Final = 0.2
 CALLERS: Final = 2
 
@@ -192,7 +192,7 @@ def _real() -> Generator[_Host]:
     """The newest real control program that was unpacked, and the daemon that adopts it."""
     found = sorted(TREES.glob("*/usr/bin/nvidia-cuda-mps-control"))
     if not found:
-        raise SystemExit(f"no nvidia-cuda-mps-control in {TREES}: tools/mps/ unpacks it")
+        raise SystemExit(f"no nvidia-cuda-mps-control in {TREES}: tools/packages/unpack gets it")
     with tempfile.TemporaryDirectory(prefix="mpsafe-soak-") as name, SoftwareHost(Path(name)) as host:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CUDA_")}
         programs = Programs(found[-1], found[-1], environment=environment | {"CUDA_VISIBLE_DEVICES": ""})
