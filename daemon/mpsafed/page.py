@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import mmap
 import os
-import struct
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -54,8 +53,9 @@ class Page:
         for index, record in enumerate(records):
             offset = HEADER_BYTES + index * RECORD_BYTES
             self._map[offset : offset + RECORD.size] = record
-        HEADER.pack_into(
-            self._map, 0, MAGIC, VERSION, HEADER_BYTES, RECORD_BYTES, len(records),
+        # Packed apart: pack_into() would clear the place first, and a reader look at a header of zeros.
+        self._map[: HEADER.size] = HEADER.pack(
+            MAGIC, VERSION, HEADER_BYTES, RECORD_BYTES, len(records),
             self.epoch, self._sequence, last_event, time.monotonic_ns(), PAGE_BYTES,
         )  # fmt: skip
         self._set_sequence(self._sequence + 1)
@@ -67,7 +67,7 @@ class Page:
 
     def _set_sequence(self, sequence: int) -> None:
         self._sequence = sequence
-        struct.pack_into("<Q", self._map, SEQUENCE_OFFSET, sequence)
+        self._map[SEQUENCE_OFFSET : SEQUENCE_OFFSET + 8] = sequence.to_bytes(8, "little")
 
 
 class Board:
