@@ -39,5 +39,5 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[SystemdRoot, Non
         told = make(root, "uninstall")
         kept = files(root) & {"/var/lib/mpsafe", "/var/log/mpsafe-mps"}
         assert all(path in told for path in kept), told
-        root.run("rm", "-r", *kept)
+        root.run("rm", "-rf", *kept)
         assert files(root) - before - OTHERS == set()
