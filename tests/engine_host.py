@@ -78,6 +78,7 @@ class Host:
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=1, grace_s=60, end_s=60, start_s=60),
             freezer=Freezer(None),
+            release=lambda client: None,
             metrics=Metrics(),
             cut=self.cut.append,
             devices_changed=lambda: None,

@@ -118,6 +118,7 @@ class Served:
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=1, grace_s=60, end_s=60, start_s=60),
             freezer=Freezer(None),
+            release=lambda client: None,
             metrics=Metrics(),
             cut=service.drop,
             devices_changed=lambda: None,

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from driver_port import UUID, Kernel
 from mpsafe.errors import SourceLost
+from mpsafe.soft import layouts
 from mpsafe.soft.host import SoftwareHost
-from mpsafe.soft.machine import Absorbed, Fatal, Process
+from mpsafe.soft.machine import Fatal, Process
 from mpsafe.soft.records import RecordRing
-from mpsafed.driver import Mode
+from mpsafed.driver import Mode, Policy
 from mpsafed.driver.records import decode
 from mpsafed.driver.software import SoftwareDriver
 from mpsafed.signals import Cursor, FaultAbsorbed, FaultPassed, Signal, SignalsLost
@@ -27,38 +29,6 @@ from requires import requires
 from tenant_process import Tenant
 
 PATIENCE_S = 60
-UUID = bytes(range(16))
-
-
-class Kernel:
-    """The kernel's end of the device, in the hands of a test."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.ring = RecordRing(capacity=4)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(os.fspath(path))
-        self._listener.listen()
-        self._listener.setblocking(False)
-        self._owners: list[socket.socket] = []
-
-    def accept(self) -> socket.socket:
-        """The daemon's connection; every record that is still there is sent at once."""
-        owner, _ = self._listener.accept()
-        self._owners.append(owner)
-        for record in self.ring.since(1):
-            owner.send(record)
-        return owner
-
-    def absorbed(self, pid: int) -> bytes:
-        who = Process(number=pid, pid=pid, uid=1000, start_ticks=pid * 10, comm="python", role="cuda")
-        fault = Absorbed(process=who, device=0, va=0x5000, access="read", detail="pde", new=True)
-        self.ring.absorbed("absorb", fault, UUID, 1)
-        return self.ring.since(self.ring.first)[-1]
-
-    def close(self) -> None:
-        for sock in (*self._owners, self._listener):
-            sock.close()
 
 
 @pytest.fixture
@@ -71,7 +41,7 @@ def kernel(place: Path) -> Iterator[Kernel]:
 def source(
     path: Path, start: Cursor | None = None, mode: Mode = "absorb", *, stored: int | None = None
 ) -> DriverRecords:
-    return DriverRecords(lambda: SoftwareDriver(path, stored), mode, start)
+    return DriverRecords(lambda: SoftwareDriver(path, stored), Policy(mode=mode), start)
 
 
 def read(
@@ -106,7 +76,7 @@ def never(_found: list[Signal], _told: list[str]) -> bool:
 def of(kernel: Kernel, start: Cursor | None, count: int) -> list[Signal]:
     """The first signals from this kernel."""
     records = source(kernel.path, start)
-    found, _ = read(records, lambda signals, _: len(signals) >= count, meanwhile=kernel.accept)
+    found, _ = read(records, lambda signals, _: len(signals) >= count)
     return found
 
 
@@ -119,7 +89,16 @@ def test_records_are_signals(kernel: Kernel) -> None:
     kernel.absorbed(11)
     who = Process(number=1, pid=12, uid=1000, start_ticks=120, comm="python", role="cuda")
     fatal = Fatal(
-        process=who, channel=1, device=0, group=1, fault_class="mmu", detail="ro", va=4096, access="write", victims=()
+        process=who,
+        channel=1,
+        device=0,
+        group=1,
+        fault_class="mmu",
+        detail="ro",
+        va=4096,
+        access="write",
+        victims=(),
+        status=0x40,
     )
     kernel.ring.passed("observe", fatal, UUID)
     kernel.ring.gone("observe", who)
@@ -179,7 +158,7 @@ def test_a_daemon_that_dies_between_the_count_and_the_record_reads_the_record_ag
     assert not any(isinstance(signal, SignalsLost) for signal in again)
 
 
-@pytest.mark.parametrize("packet", [b"short", b"\0" * 400, b"x" * 4096])
+@pytest.mark.parametrize("packet", [b"short", b"\1" * 400, b"x" * 4096])
 def test_what_is_no_record_ends_the_source(kernel: Kernel, packet: bytes) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SourceLost, match="driver: expected a record of"):
@@ -199,21 +178,9 @@ def test_a_device_that_is_not_there_ends_the_source(place: Path) -> None:
 
 def test_the_heart_beats_while_the_source_runs(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_records, "HEARTBEAT_SECONDS", 0.01)
-    said: list[bytes] = []
-    owner: list[socket.socket] = []
-
-    def accept() -> None:
-        owner.append(kernel.accept())
-        owner[0].setblocking(False)
-
-    def beaten(*_: object) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            said.append(owner[0].recv(100))
-        return said.count(b"heartbeat") == 5
-
-    read(source(kernel.path, mode="observe"), beaten, meanwhile=accept)
-    assert said[0] == b"policy observe"
-    assert set(said[1:]) == {b"heartbeat"}
+    read(source(kernel.path, mode="observe"), lambda _found, _told: kernel.said.count(layouts.HEARTBEAT_NUMBER) >= 5)
+    assert kernel.said[:2] == [layouts.HELLO_NUMBER, layouts.POLICY_SET_NUMBER]
+    assert set(kernel.said[3:]) == {layouts.HEARTBEAT_NUMBER}
 
 
 def test_every_record_of_a_flood_is_read(kernel: Kernel) -> None:
@@ -224,12 +191,11 @@ def test_every_record_of_a_flood_is_read(kernel: Kernel) -> None:
 
     def accept() -> None:
         owner.append(kernel.accept())
-        owner[0].setblocking(False)
 
     def send(signals: list[Signal], _: list[str]) -> bool:
         try:
             while waiting:
-                owner[0].send(waiting[0])
+                owner[0].send(waiting[0], socket.MSG_DONTWAIT)
                 del waiting[0]
         except BlockingIOError:
             pass
@@ -253,23 +219,21 @@ def test_one_owner_at_a_time(place: Path) -> None:
     with SoftwareHost(place) as host:
         owner = SoftwareDriver(host.driver)
         try:
-            owner.set_mode("observe")
+            owner.set_policy(Policy(mode="observe"))
             # "busy" may be overtaken by the end of the connection, which follows it at once.
             with pytest.raises((SourceLost, ConnectionError)):
                 read(source(host.driver), never)
             owner.heartbeat()
-            while not (found := owner.read()):
-                pass
+            found = read_until(owner, 1)
             assert [decode(raw).mode for raw in found] == ["observe"], "nothing was changed by the second"
         finally:
             owner.close()
 
 
 def absorbing(path: Path) -> SoftwareDriver:
-    """An owner whose policy is in force: its record has come, and is still to be read."""
+    """An owner whose policy is in force; the record of it is still to be read."""
     owner = SoftwareDriver(path)
-    owner.set_mode("absorb")
-    assert select.select([owner], [], [], PATIENCE_S)[0], "no record comes"
+    owner.set_policy(Policy(mode="absorb"))
     return owner
 
 
@@ -287,6 +251,27 @@ def test_a_fault_of_a_real_tenant_is_read_also_by_the_next_owner(software_host: 
     assert (signal.access, signal.fault, signal.uid) == ("read", "pde", os.geteuid())
 
 
+@requires("soft")
+def test_whose_work_is_proven_stopped_is_released(software_host: SoftwareHost) -> None:
+    """Once told by an owner that names a process; one that is not doomed has nothing to be released from."""
+    with Tenant(software_host, "embed") as tenant, Tenant(software_host, "chat") as other:
+        records = source(software_host.driver)
+        read(records, lambda _, told: "mode absorb" in told, meanwhile=lambda: records.release(other.identity))
+
+        def released(signals: list[Signal], _told: list[str]) -> bool:
+            if signals:
+                records.release(tenant.identity)
+                records.release(other.identity)
+            return bool(signals)
+
+        (signal,), _ = read(records, released, meanwhile=lambda: tenant.say("wild_read"))
+        assert isinstance(signal, FaultAbsorbed)
+        records.release(tenant.identity)  # of a driver that is not open there is nothing to say
+        with contextlib.closing(SoftwareDriver(software_host.driver)) as owner:
+            states = {client.identity: client.state for client in owner.clients()}
+        assert (states[tenant.identity], states[other.identity]) == ("released", "live")
+
+
 def left(owner: SoftwareDriver) -> int:
     """An owner ends as by SIGKILL, and a keeper holds its descriptor."""
     kept = os.dup(owner.fileno())
@@ -298,8 +283,9 @@ def read_until(owner: SoftwareDriver, count: int) -> list[bytes]:
     """Records as they come, at least `count`."""
     found: list[bytes] = []
     while len(found) < count:
-        assert select.select([owner], [], [], PATIENCE_S)[0], f"{len(found)} of {count} records"
-        found += owner.read()
+        new = owner.read()
+        assert new or select.select([owner], [], [], PATIENCE_S)[0], f"{len(found)} of {count} records"
+        found += new
     return found
 
 
@@ -326,7 +312,7 @@ def test_rewinding_may_be_done_twice(software_host: SoftwareHost) -> None:
         assert tenant.do("wild_read") == "ok"
         kept = left(SoftwareDriver(software_host.driver, left(owner)))
         records = source(software_host.driver, stored=kept)
-        (signal, *more), told = read(records, lambda _, told: told.count("mode absorb") >= 3)
+        (signal, *more), told = read(records, lambda _, told: told.count("mode absorb") >= 2)
     assert (pids([signal]), more) == ([tenant.pid], [])
     assert set(told) == {"mode absorb"}
 
@@ -360,7 +346,7 @@ def test_what_is_kept_must_lead_to_the_device(kernel: Kernel, place: Path) -> No
 def test_a_keeper_alone_does_not_keep_the_policy(place: Path) -> None:
     with SoftwareHost(place, heartbeat_ms=50) as host:
         owner = SoftwareDriver(host.driver)
-        owner.set_mode("absorb")
+        owner.set_policy(Policy(mode="absorb"))
         copy = SoftwareDriver(host.driver, left(owner))
         assert [decode(raw).mode for raw in read_until(copy, 2)] == ["absorb", "off"]
         copy.close()

@@ -42,6 +42,7 @@ class Rig:
                 cgroup_of=lambda client: None,
                 neighbours=lambda client: [],
                 freezer=Freezer(None),
+                release=lambda client: None,
             ),
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=0, grace_s=60, end_s=60, start_s=60),

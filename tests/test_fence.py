@@ -40,6 +40,7 @@ class Walk:
         self.states: list[ActionState] = []
         self.details: list[str] = []
         self.cuts: list[Identity] = []
+        self.released: list[Identity] = []
         self.frozen_at: list[ActionState] = []
         self.ours = True
 
@@ -57,6 +58,7 @@ class Walk:
             cgroup_of=lambda client: None,
             neighbours=lambda client: [],
             freezer=Freezer(None),
+            release=self.released.append,
         )
 
     def run(
@@ -113,6 +115,7 @@ def test_the_whole_walk(tmp_path: Path, client: subprocess.Popen[bytes]) -> None
     walk.run(program.control())
     assert walk.states == STEPS
     assert walk.cuts == [walk.client]
+    assert walk.released == [walk.client], "its work has stopped, so nothing of it is to be kept"
     assert walk.frozen_at == ["frozen", "cut"], "it publishes nothing while it is cut, and MPS needs its threads after"
     assert program.commands() == [f"terminate_client {SERVER} {client.pid}"]
     assert client.wait() == -signal.SIGKILL
@@ -136,6 +139,7 @@ def test_it_goes_on_from_each_step(tmp_path: Path, client: subprocess.Popen[byte
     assert walk.states == todo[reached]
     asked = [f"terminate_client {SERVER} {client.pid}"] if "terminating" in walk.states else []
     assert program.commands() == asked
+    assert walk.released == ([] if reached == "assumed" else [walk.client]), "what is not proven is not released"
     assert client.wait() == -signal.SIGKILL
 
 

@@ -171,6 +171,7 @@ def walk(
         cgroup_of=lambda client: path or cgroup.path,
         neighbours=lambda client: [],
         freezer=Freezer(ROOT, freeze_s=PATIENCE_S),
+        release=lambda client: None,
     )
     limits = FenceLimits(PATIENCE_S, PATIENCE_S)
     asyncio.run(fence(identity, 1, around=around, limits=limits, progress=progress, reached=reached))

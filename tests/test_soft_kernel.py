@@ -17,6 +17,7 @@ import pytest
 from contract.mps_rig import eventually, finish
 from mpsafe.errors import SourceLost
 from mpsafe.soft.host import SoftwareHost
+from mpsafed.driver import Policy
 from mpsafed.driver.records import Record, decode
 from mpsafed.driver.software import SoftwareDriver
 from requires import requires
@@ -92,8 +93,9 @@ def records(driver: SoftwareDriver, count: int) -> list[Record]:
     """That many records, waited for."""
     found: list[Record] = []
     while len(found) < count:
-        assert select.select([driver], [], [], PATIENCE_S)[0], f"only {found}"
-        found += [decode(raw) for raw in driver.read()]
+        new = [decode(raw) for raw in driver.read()]
+        assert new or select.select([driver], [], [], PATIENCE_S)[0], f"only {found}"
+        found += new
     assert len(found) == count, found
     return found
 
@@ -236,7 +238,7 @@ def test_a_kernel_log_line_has_the_form_of_the_real_ones(host: SoftwareHost, pee
 
 
 def test_only_the_guilty_is_marked(host: SoftwareHost, owner: SoftwareDriver, peer: Callable[..., Peer]) -> None:
-    owner.set_mode("absorb")
+    owner.set_policy(Policy(mode="absorb"))
     assert [r.kind for r in records(owner, 1)] == ["policy"]
     server, guilty, bystander = peer("mps"), peer(), peer()
     group = server.ask("group").removeprefix("ok ")
@@ -256,19 +258,19 @@ def test_only_the_guilty_is_marked(host: SoftwareHost, owner: SoftwareDriver, pe
 
 
 def test_observe_records_and_lets_it_run(owner: SoftwareDriver, peer: Callable[..., Peer]) -> None:
-    owner.set_mode("observe")
+    owner.set_policy(Policy(mode="observe"))
     one = peer()
     assert one.ask(f"fault {one.open()} {WRITE}") == "ok fatal 700"
     policy, passed = records(owner, 2)
-    assert (policy.mode, passed.kind, passed.status, passed.address) == ("observe", "passed", 0x56, 0x300000000000)
+    assert (policy.mode, passed.kind, passed.status, passed.address) == ("observe", "passed", 0x40, 0x300000000000)
     other = peer()
     assert other.ask(f"fault {other.open()} sm trap va=0x0 access=none") == "ok fatal 719"
-    owner.set_mode("off")
+    owner.set_policy(Policy(mode="off"))
     assert [r.kind for r in records(owner, 1)] == ["policy"], "an exception is not the driver's to see"
 
 
 def test_the_mode_ends_with_its_owner(host: SoftwareHost, owner: SoftwareDriver, peer: Callable[..., Peer]) -> None:
-    owner.set_mode("absorb")
+    owner.set_policy(Policy(mode="absorb"))
     records(owner, 1)
     doomed, late = peer(), peer()
     channel, other = doomed.open(), late.open()
@@ -286,52 +288,53 @@ def test_the_mode_ends_with_its_owner(host: SoftwareHost, owner: SoftwareDriver,
 
 
 def test_there_is_one_owner_at_a_time(host: SoftwareHost, owner: SoftwareDriver) -> None:
-    owner.set_mode("observe")
+    owner.set_policy(Policy(mode="observe"))
     records(owner, 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as second:
         second.connect(os.fspath(host.driver))
         assert second.recv(4096) == b"busy"
         assert second.recv(4096) == b""
-    owner.set_mode("off")
+    owner.set_policy(Policy(mode="off"))
     assert [r.mode for r in records(owner, 1)] == ["off"]
 
 
 def test_a_missed_heartbeat_ends_the_mode(tmp_path: Path) -> None:
     with SoftwareHost(tmp_path / "host", heartbeat_ms=50) as host:
         driver = SoftwareDriver(host.driver)
-        driver.set_mode("absorb")
+        driver.set_policy(Policy(mode="absorb"))
         assert [r.mode for r in records(driver, 2)] == ["absorb", "off"]
         peer = Peer(host)
         assert peer.ask(f"fault {peer.open()} {WRITE}") == "ok fatal 700"
         driver.heartbeat()
-        driver.set_mode("absorb")
-        assert records(driver, 2)[0].mode == "absorb", "a heartbeat alone does not bring it back, a policy does"
+        assert records(driver, 2)[0].mode == "absorb", "a heartbeat brings back what a missed one had put off"
         peer.close()
         driver.close()
 
 
 def test_an_owner_that_lags_sees_a_gap(host: SoftwareHost, owner: SoftwareDriver, peer: Callable[..., Peer]) -> None:
-    owner.set_mode("absorb")
+    owner.set_policy(Policy(mode="absorb", sinks_max=4096, grow_after=(4096, 4096)))
     one = peer()
     channel = one.open()
-    count = 5000
+    count = 4000
     for page in range(count):
         assert one.ask(f"fault {channel} mmu pde va={page << 16:#x} access=write") == "ok absorbed"
     seen: list[int] = []
     last = count + 1  # the policy was the first
     while seen[-1:] != [last]:
-        assert select.select([owner], [], [], PATIENCE_S)[0], "the last record does not come"
-        seen += [decode(raw).seq for raw in owner.read()]
+        new = [decode(raw).seq for raw in owner.read()]
+        assert new or select.select([owner], [], [], PATIENCE_S)[0], "the last record does not come"
+        seen += new
     assert seen == sorted(set(seen)), "in order, none twice"
     assert len(seen) < last, "the ring has 64 places and a socket some hundreds"
     assert seen[-64:] == list(range(last - 63, last + 1)), "what was kept comes without a gap"
 
 
 def test_the_kernel_outlives_an_owner_that_is_killed(host: SoftwareHost) -> None:
-    program = "import socket, sys\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\ns.connect(sys.argv[1])\n"
-    program += "s.send(b'policy absorb')\nprint(s.recv(4096)[:4].hex(), flush=True)\nsys.stdin.read()"
+    program = "import sys\nfrom pathlib import Path\nfrom mpsafed.driver import Policy\n"
+    program += "from mpsafed.driver.software import SoftwareDriver\nowner = SoftwareDriver(Path(sys.argv[1]))\n"
+    program += "owner.set_policy(Policy(mode='absorb'))\nprint('absorbing', flush=True)\nsys.stdin.read()"
     killed = subprocess.Popen(
-        [sys.executable, "-S", "-c", program, os.fspath(host.driver)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program, os.fspath(host.driver)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert killed.stdout is not None
     assert killed.stdout.readline()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The software libcuda.so.1 over a real software kernel and the stand-in for MPS, between real processes."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from contract import check_cuda_init, check_soft_cuda
 from contract.check_cuda_faults import SEEN
 from mpsafe.soft.host import LIBRARIES, SoftwareHost
+from mpsafed.driver import Policy
+from mpsafed.driver.software import SoftwareDriver
 from requires import requires
 
 pytestmark = requires("soft")
@@ -131,22 +134,20 @@ def test_there_is_no_thread_before_the_first_work(host: SoftwareHost) -> None:
 
 def test_an_absorbed_fault_reads_zeros_and_goes_on(host: SoftwareHost) -> None:
     faults = os.fspath(TESTS / "contract" / "check_cuda_faults.py")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as owner:
-        owner.connect(os.fspath(host.driver))
-        owner.send(b"policy absorb")
+    with contextlib.closing(SoftwareDriver(host.driver)) as owner:
+        owner.set_policy(Policy(mode="absorb"))
         assert run(environment(host), faults, LIBCUDA, "wild_read") == "0 0x0\n"
         for name in ("wild_write", "write_to_read_only", "use_after_unmap"):
-            owner.send(b"heartbeat")
+            owner.heartbeat()
             assert run(environment(host), faults, LIBCUDA, name) == f"0 {SEEN:#x}\n"
-        owner.send(b"heartbeat")
+        owner.heartbeat()
         assert run(environment(host), faults, LIBCUDA, "trap").startswith("719 "), "an exception cannot be absorbed"
 
 
 def test_an_asynchronous_copy_faults_when_it_runs(host: SoftwareHost) -> None:
     assert run(environment(host), "soft_cuda_child.py", "copy").split() == ["0", "700"]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as owner:
-        owner.connect(os.fspath(host.driver))
-        owner.send(b"policy absorb")
+    with contextlib.closing(SoftwareDriver(host.driver)) as owner:
+        owner.set_policy(Policy(mode="absorb"))
         assert run(environment(host), "soft_cuda_child.py", "copy").split() == ["0", "0"]
 
 

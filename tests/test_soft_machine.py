@@ -191,6 +191,9 @@ class Host(RuleBasedStateMachine):
     def memory_is_held(self, data: st.DataObject, key: tuple[int, int], size: int) -> None:
         shadow = data.draw(st.sampled_from(self.shadows))
         device, number = key
+        if shadow.doomed:
+            assert refusal(lambda: self.machine.alloc(shadow.process, device, number, size)) == 304
+            return
         used = sum(held for (d, _), held in self.sizes.items() if d == device)
         if key not in self.sizes and not 0 < size <= TOTAL_BYTES - used:
             assert refusal(lambda: self.machine.alloc(shadow.process, device, number, size)) == 2

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mpsafe.errors import SourceLost
 from mpsafe.model import Identity
+from mpsafe.soft import layouts
 from mpsafe.soft.machine import Absorbed, Fatal, Process
 from mpsafe.soft.records import LAYOUT, RecordRing
 from mpsafed.driver._uapi import ffi, lib
@@ -18,7 +19,7 @@ from mpsafed.driver.records import HEARTBEAT_SECONDS, decode
 # In the order of LAYOUT.
 FIELDS = (
     "size type mode load seq time_ns client tgid uid start_ticks va sink_base sink_size faults access fault status "
-    "latency_ns reserved gpu_uuid comm"
+    "latency_ns place unit gpu_uuid comm veid gpc reserved"
 ).split()
 UUID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
 
@@ -45,6 +46,24 @@ def test_the_layout_is_the_compilers() -> None:
         offset += 16 if code == "s" else struct.calcsize(f"<{code}")
 
 
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("hello", layouts.HELLO), ("policy", layouts.POLICY), ("client", layouts.CLIENT),
+        ("client_mode", layouts.CLIENT_MODE), ("stats", layouts.STATS), ("answer", layouts.ANSWER),
+        ("inject", layouts.INJECT),
+    ],
+)  # fmt: skip
+def test_the_layouts_of_requests_are_the_compilers(name: str, layout: struct.Struct) -> None:
+    assert layout.size == ffi.sizeof(f"struct mpsafe_{name}")
+
+
+def test_the_numbers_of_requests_are_the_compilers() -> None:
+    names = "HELLO POLICY_SET POLICY_GET HEARTBEAT CLIENT_NEXT CLIENT_MODE STATS ANSWER INJECT".split()
+    for name in names:
+        assert getattr(layouts, f"{name}_NUMBER") == getattr(lib, f"MPSAFE_IOC_{name}"), name
+
+
 def test_the_daemon_decodes_what_the_software_kernel_writes() -> None:
     record = decode(absorbed(process()))
     assert record.kind == "absorbed"
@@ -61,7 +80,7 @@ def test_each_kind_of_record() -> None:
     ring = RecordRing()
     fatal = Fatal(
         process=process(), channel=1, device=0, group=1, fault_class="mmu", detail="ro", va=4096, access="write",
-        victims=(),
+        victims=(), status=lib.MPSAFE_STATUS_STATE,
     )  # fmt: skip
     ring.policy("observe")
     ring.passed("observe", fatal, UUID.bytes)
@@ -80,7 +99,8 @@ def test_each_kind_of_record() -> None:
 def test_names_are_cut_and_need_not_be_text() -> None:
     assert decode(absorbed(process(comm="a" * 40))).name == "a" * 15
     raw = bytearray(absorbed(process()))
-    raw[ffi.offsetof("struct mpsafe_record", "comm") :] = b"\xff" * 16
+    start = ffi.offsetof("struct mpsafe_record", "comm")
+    raw[start : start + 16] = b"\xff" * 16
     assert decode(bytes(raw)).name == "�" * 16
 
 
@@ -96,7 +116,7 @@ def test_short_records_are_refused() -> None:
             decode(raw[:size])
 
 
-@pytest.mark.parametrize(("field", "value"), [("type", 0), ("type", 5), ("type", 65535), ("size", 0), ("size", 20)])
+@pytest.mark.parametrize(("field", "value"), [("type", 0), ("type", 7), ("type", 65535), ("size", 0), ("size", 20)])
 def test_records_of_another_kind_are_refused(field: str, value: int) -> None:
     raw = bytearray(absorbed(process()))
     struct.pack_into("<I" if field == "size" else "<H", raw, ffi.offsetof("struct mpsafe_record", field), value)

@@ -19,6 +19,7 @@ from mpsafe.errors import BadConfig
 from mpsafe.model import Limits
 from mpsafed.declared import Declared
 from mpsafed.driver import Mode
+from mpsafed.driver import Policy as DriverPolicy
 from mpsafed.policy import Policy, TenantPolicy
 
 __all__ = ["DEFAULT_PATH", "Config", "LimitsConfig", "TenantConfig", "load"]
@@ -57,11 +58,18 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class DriverConfig:
-    """[driver]"""
+    """[driver]. `hold_ms`: how long the end of a doomed client that was not proven stopped is kept back."""
 
-    kind: Literal["none", "software"] = "none"
+    kind: Literal["none", "uvm", "software"] = "none"
     path: str = "/dev/mpsafe"
     mode: Mode = "absorb"
+    sinks_max: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1024
+    hold_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)] = 2000
+    kill_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 0
+
+    def policy(self) -> DriverPolicy:
+        """What the driver is told."""
+        return DriverPolicy(mode=self.mode, sinks_max=self.sinks_max, hold_ms=self.hold_ms, kill_ms=self.kill_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from mpsafe.errors import UnknownClient
@@ -81,6 +80,7 @@ class Engine:
         fence_limits: FenceLimits,
         restart_limits: RestartLimits,
         freezer: Freezer,
+        release: Callable[[Identity], None],
         metrics: Metrics,
         cut: Callable[[int], None],
         devices_changed: Callable[[], None],
@@ -111,9 +111,10 @@ class Engine:
                 controls=guard.controls_of,
                 cut=self._cut,
                 may_signal=guard.may_signal,
-                cgroup_of=self._cgroup_of,
+                cgroup_of=tenants.cgroup_of,
                 neighbours=guard.neighbours,
                 freezer=freezer,
+                release=release,
             ),
             fence_limits=fence_limits,
             restart_limits=restart_limits,
@@ -390,11 +391,3 @@ class Engine:
     def _cut(self, client: Identity) -> None:
         self.inventory.set_state(client, "fenced")
         self._cut_connections(client.pid)
-
-    def _cgroup_of(self, client: Identity) -> Path | None:
-        """Its tenant's cgroup; membership ends with the process, and those frozen with it are still to be thawed."""
-        tenant = self._tenants.of(client)
-        if tenant is None:
-            blames = (event.blame for event in self.state.recent() if event.phase == "open")
-            tenant = next((blame.tenant for blame in blames if blame.client == client), None)
-        return self._tenants.cgroup_of(tenant) if tenant is not None else None

@@ -30,10 +30,11 @@ Progress: TypeAlias = Callable[[ActionState, str], None]
 
 @dataclass(frozen=True, slots=True)
 class FenceLimits:
-    """How long each step may take, in seconds."""
+    """How long each step may take, in seconds. `hold_s`: how long the driver keeps back the end of a doomed client."""
 
     terminate_s: float = 2.0
     end_s: float = 2.0
+    hold_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,8 @@ class Surroundings:
     `controls`: the control daemons that may have a client, where its server is known that server's.
     `cut` revokes a client's holds. `may_signal`: whether a process is ours to stop, which is that of the
     user whose control daemon it uses. `cgroup_of`: the cgroup that is a client's tenant's alone, and
-    `neighbours` the clients of all other tenants.
+    `neighbours` the clients of all other tenants. `release` tells the driver that a client's work is proven stopped,
+    so that it need not keep its page tables any more.
     """
 
     controls: Callable[[Identity, int | None], Sequence[Control]]
@@ -52,6 +54,7 @@ class Surroundings:
     cgroup_of: Callable[[Identity], Path | None]
     neighbours: Callable[[Identity], Iterable[Identity]]
     freezer: Freezer
+    release: Callable[[Identity], None]
 
 
 async def fence(
@@ -120,9 +123,12 @@ class _Walk:
             asked = f"terminate_client {self._server} {self._client.pid}"
             self._progress("terminating", f"{asked} ({trouble})" if trouble else asked)
             proven, why = await self._terminate()
-            self._progress("proven" if proven else "assumed", why)
+            reached = "proven" if proven else "assumed"
+            self._progress(reached, why)
+        if reached == "proven":
+            self._around.release(self._client)
         process.kill()
-        ended = await process.ended(self._limits.end_s)
+        ended = await process.ended(self._limits.end_s + (0 if reached == "proven" else self._limits.hold_s))
         self._progress(
             "killed" if ended else "failed", "SIGKILL" if ended else "SIGKILL was sent; the process has not ended"
         )

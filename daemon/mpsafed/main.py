@@ -10,15 +10,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import systemd.daemon
 
 from mpsafe.errors import BadConfig, CannotRun, SocketTaken
+from mpsafe.model import Identity
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
 from mpsafe.protocol.mps import MpsInterface
@@ -31,6 +32,7 @@ from mpsafed.config import Config, load
 from mpsafed.devices import Devices
 from mpsafed.driver import Driver
 from mpsafed.driver.software import SoftwareDriver
+from mpsafed.driver.uvm import UvmDriver
 from mpsafed.engine import Engine
 from mpsafed.fdstore import FdStore
 from mpsafed.fence import FenceLimits
@@ -113,15 +115,20 @@ async def serve(config: Config) -> int:
             tenants=Tenants(config.tenant, state),
             controls=controls,
             apply_limits=lambda control, server: supervisor.apply_limits(control.name, server),
-            fence_limits=FenceLimits(config.fence.terminate_deadline_ms / 1000, config.fence.end_deadline_ms / 1000),
+            fence_limits=FenceLimits(
+                config.fence.terminate_deadline_ms / 1000,
+                config.fence.end_deadline_ms / 1000,
+                hold_s=config.driver.hold_ms / 1000 if config.driver.kind != "none" else 0,
+            ),
             restart_limits=RestartLimits(grace_s=config.fence.grace_ms / 1000),
             freezer=Freezer(cgroup_root()),
+            release=lambda client: _release(sources, client),
             metrics=counted,
             cut=service.drop,
             devices_changed=changed.set,
         )
         stack.push_async_callback(engine.close)
-        sources = _sources(config, state, store, engine, supervisor)
+        sources: list[Source] = _sources(config, state, store, engine, supervisor)
         state.append(Line(cursors=[source.cursor for source in sources]))
         await engine.resume()
         tasks = [asyncio.create_task(keep_running(source, engine.emit, engine.source_changed)) for source in sources]
@@ -163,15 +170,28 @@ def _sources(config: Config, state: State, store: FdStore, engine: Engine, super
         found.append(DeviceEvents())
     opener = _driver(config, store)
     if opener is not None:
-        found.append(DriverRecords(opener, config.driver.mode, cursors.get(DriverRecords.name)))
+        found.append(DriverRecords(opener, config.driver.policy(), cursors.get(DriverRecords.name)))
     return found
 
 
 def _driver(config: Config, store: FdStore) -> Callable[[], Driver] | None:
     path = Path(config.driver.path)
-    if config.driver.kind == "none":
-        return None
-    return lambda: store.kept(DRIVER, take=lambda fd: SoftwareDriver(path, fd), make=lambda: SoftwareDriver(path))
+    match config.driver.kind:
+        case "none":
+            return None
+        case "software":
+            kind: type[SoftwareDriver | UvmDriver] = SoftwareDriver
+        case "uvm":
+            kind = UvmDriver
+        case _:
+            assert_never(config.driver.kind)
+    return lambda: store.kept(DRIVER, take=lambda fd: kind(path, fd), make=lambda: kind(path))
+
+
+def _release(sources: Sequence[Source], client: Identity) -> None:
+    for source in sources:
+        if isinstance(source, DriverRecords):
+            source.release(client)
 
 
 def _programs_environment() -> Mapping[str, str]:

@@ -43,9 +43,16 @@ class Tenants:
         self._state.append(Line(member=member))
         return member.generation
 
-    def cgroup_of(self, name: str) -> Path | None:
-        """The cgroup that is said to be a tenant's alone."""
-        tenant = self._configured.get(name)
+    def cgroup_of(self, client: Identity) -> Path | None:
+        """The cgroup that is said to be its tenant's alone.
+
+        Membership ends with the process, and those frozen with it are still to be thawed: its fault names the tenant.
+        """
+        name = self.of(client)
+        if name is None:
+            blames = (event.blame for event in self._state.recent() if event.phase == "open")
+            name = next((blame.tenant for blame in blames if blame.client == client), None)
+        tenant = self._configured.get(name or "")
         return Path(tenant.cgroup) if tenant is not None and tenant.cgroup is not None else None
 
     def overview(

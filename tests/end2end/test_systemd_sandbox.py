@@ -23,6 +23,8 @@ NEEDED = {
     "ask_as_another_user": ("CAP_SETUID", "CAP_SETGID"),
     "make_a_users_directory": ("CAP_CHOWN", "CAP_FOWNER"),
 }
+# To open /dev/mpsafe, which is not here: tests/vm has the device and the unit.
+NEEDED_ELSEWHERE = {"CAP_SYS_ADMIN"}
 # Before 6.6 the process connector is for CAP_NET_ADMIN only.
 CONNECTOR_FOR_ALL = (6, 6)
 FOREIGN = "/run/mpsafe/foreign"
@@ -72,7 +74,7 @@ def test_it_may_not_without_that_capability(host: SystemdRoot, probe: str, capab
 
 def test_no_capability_is_there_for_nothing() -> None:
     unit = (REPOSITORY / "systemd" / "mpsafed.service").read_text()
-    assert set(re.findall(r"CAP_\w+", unit)) == set[str]().union(*NEEDED.values())
+    assert set(re.findall(r"CAP_\w+", unit)) == NEEDED_ELSEWHERE.union(*NEEDED.values())
 
 
 def test_it_may_start_units(host: SystemdRoot) -> None:

@@ -69,7 +69,10 @@ class GpuHost:
         self.pipe_directory = directory / "mps"
         self.log_directory = directory / "log"
         self.kernel_log = Path("/dev/kmsg")
-        self.driver_table: tuple[str, Path] = ("none", Path("/dev/mpsafe"))
+        self.driver_table: tuple[str, Path] = (
+            "uvm" if Path("/dev/mpsafe").exists() else "none",
+            Path("/dev/mpsafe"),
+        )
         for made in (self.pipe_directory, self.log_directory):
             made.mkdir(mode=0o700, parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_MPS")}

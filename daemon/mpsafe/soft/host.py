@@ -39,8 +39,8 @@ class SoftwareHost:
 
     `devices` and `memory_bytes` (a device) describe the software machine; host memory is taken only
     as it is written. `heartbeat_ms` and `records` are those of the software /dev/mpsafe: the dead
-    man's limit and how many records it keeps. Raises SoftwareGpuFailed where the libraries are not
-    built or the kernel does not come up.
+    man's limit and how many records it keeps; `inject` lets its owner inject faults. Raises
+    SoftwareGpuFailed where the libraries are not built or the kernel does not come up.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class SoftwareHost:
         memory_bytes: int = 16 << 30,
         heartbeat_ms: int = 5000,
         records: int = 4096,
+        inject: bool = False,
     ) -> None:
         if not (LIBRARIES / "libcuda.so.1").exists():
             raise SoftwareGpuFailed(f"{LIBRARIES / 'libcuda.so.1'} is not there")
@@ -85,6 +86,7 @@ class SoftwareHost:
                 "--dir",
                 directory,
                 *(str(w) for option in options.items() for w in option),
+                *(["--inject"] if inject else []),
             ],
             env=self.environment,
             stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ Speaks the language of ffi/soft/wire.h on DIR/rm, writes the kernel log to DIR/k
 /dev/mpsafe on DIR/mpsafe.
 
     python -m mpsafe.soft.kernel --dir DIR [--devices N] [--memory BYTES] [--heartbeat-ms MS] [--records N]
+                              [--inject]
 
 Its MPS servers ask and hear more than wire.h says, which is for the libraries:
 
@@ -15,6 +16,7 @@ Its MPS servers ask and hear more than wire.h says, which is for the libraries:
 """
 
 import argparse
+import errno
 import socket
 import sys
 import time
@@ -25,8 +27,9 @@ from typing import Final
 from mpsafe.soft import lifeline
 from mpsafe.soft.kernel_log import MMU_FAULTS, SM_FAULTS, KernelLog
 from mpsafe.soft.machine import Machine
+from mpsafe.soft.module import Module
 from mpsafe.soft.owner import OwnerPort
-from mpsafe.soft.parts import Absorbed, CudaError, Device, Effect, Fatal, Gone, Mode
+from mpsafe.soft.parts import Absorbed, CudaError, Device, Effect, Fatal, Gone, Process
 from mpsafe.soft.peer import Peer, identity
 from mpsafe.soft.records import ACCESSES, RecordRing
 from mpsafe.soft.sockets import Loop, allow_many, listen, post
@@ -58,7 +61,9 @@ def software_devices(count: int, memory_bytes: int) -> list[Device]:
 class Kernel:
     """Serves one directory until its host is gone."""
 
-    def __init__(self, directory: Path, devices: list[Device], *, heartbeat_s: float, records: int) -> None:
+    def __init__(
+        self, directory: Path, devices: list[Device], *, heartbeat_s: float, records: int, inject: bool
+    ) -> None:
         self._machine = Machine(devices)
         self._log = KernelLog(directory / "kmsg")
         self._ring = RecordRing(records)
@@ -66,22 +71,25 @@ class Kernel:
         self._running = True
         self._loop = Loop()
         self._loop.accept(listen(directory / "rm", 0o666), self._accept)
-        self._owner = OwnerPort(
-            self._loop, directory / "mpsafe", self._ring, set_mode=self._set_mode, limit_s=heartbeat_s
+        self._module = Module(
+            self._machine,
+            self._ring,
+            driver=DRIVER_VERSION,
+            limit_s=heartbeat_s,
+            inject=self._inject if inject else None,
         )
+        self._owner = OwnerPort(self._loop, directory / "mpsafe", self._ring, self._module)
         lifeline.follow(self._loop, directory, self._stop)
 
     def run(self) -> None:
         """Serves."""
         while self._running:
-            self._loop.turn(self._owner.remaining_s())
-            self._owner.check()
+            self._loop.turn(self._module.remaining_s())
+            self._module.check()
+            self._owner.flush()
 
     def _stop(self) -> None:
         self._running = False
-
-    def _set_mode(self, mode: Mode) -> None:
-        self._machine.mode = mode
 
     def _accept(self, sock: socket.socket) -> None:
         peer = self._peers[sock] = Peer(sock)
@@ -109,9 +117,8 @@ class Kernel:
         peer.close()
         if peer.process is not None:
             self._apply(self._machine.disconnect(peer.process))
-            if peer.process.doomed:
-                self._ring.gone(self._machine.mode, peer.process)
-                self._owner.flush()
+            self._module.gone(peer.process)
+            self._owner.flush()
             self._show_all()
 
     def _answer(self, peer: Peer, words: list[str], fds: list[int]) -> str:
@@ -169,17 +176,33 @@ class Kernel:
         address = int(va.removeprefix("va="), 16)
         if detail not in details or access not in ACCESSES or not 0 <= address < 1 << 64:
             return REFUSED
-        began = time.monotonic_ns()
-        effect = self._machine.fault(peer.known(), channel, fault_class, detail, address, access)
+        effect = self._faulted(peer.known(), channel, fault_class, detail, address, access)
         if isinstance(effect, Absorbed):
             peer.show()
-            if effect.new:
-                device = self._machine.device(effect.device)
-                self._ring.absorbed(self._machine.mode, effect, _uuid_bytes(device), time.monotonic_ns() - began)
-                self._owner.flush()
             return "ok absorbed"
-        self._apply([effect])
         return f"ok fatal {peer.known().error}"
+
+    def _faulted(
+        self, process: Process, channel: int, fault_class: str, detail: str, address: int, access: str
+    ) -> Effect:
+        began = time.monotonic_ns()
+        effect = self._machine.fault(process, channel, fault_class, detail, address, access)
+        if isinstance(effect, Absorbed):
+            uuid_of = _uuid_bytes(self._machine.device(effect.device))
+            self._module.absorbed(effect, uuid_of, time.monotonic_ns() - began)
+            self._owner.flush()
+        else:
+            self._apply([effect])
+        return effect
+
+    def _inject(self, process: Process, detail: str, address: int, access: str) -> int:
+        """A fault on the process's oldest channel; its status. EINVAL where it has none."""
+        channel = self._machine.channel_of(process)
+        if channel is None:
+            raise OSError(errno.EINVAL, "the client has no context")
+        effect = self._faulted(process, channel, "mmu", detail, address, access)
+        self._show_all()
+        return effect.status if isinstance(effect, Fatal) else 0
 
     def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -196,9 +219,8 @@ class Kernel:
         self._log.fault(fault, device.pci)
         for xid in (31 if fault.fault_class == "mmu" else 13, 43):
             self._tell(f"xid {fault.device} {xid}")
-        if self._machine.mode == "observe" and fault.fault_class == "mmu":
-            self._ring.passed("observe", fault, _uuid_bytes(device))
-            self._owner.flush()
+        self._module.passed(fault, _uuid_bytes(device))
+        self._owner.flush()
         reach = ",".join(str(index) for index in fault.devices)
         victims = ",".join(str(victim.pid) for victim in fault.victims)
         guilty = f"{fault.group} {fault.device} {fault.process.pid} {fault.fault_class}"
@@ -229,11 +251,18 @@ def main() -> int:
         "--heartbeat-ms", type=int, default=5000, help="the owner's heartbeat is due then at the latest"
     )
     parser.add_argument("--records", type=int, default=4096, help="how many records are kept")
+    parser.add_argument("--inject", action="store_true", help="let the owner inject faults")
     options = parser.parse_args()
     options.dir.mkdir(parents=True, exist_ok=True)
     allow_many()
     devices = software_devices(options.devices, options.memory)
-    kernel = Kernel(options.dir, devices, heartbeat_s=options.heartbeat_ms / 1000, records=options.records)
+    kernel = Kernel(
+        options.dir,
+        devices,
+        heartbeat_s=options.heartbeat_ms / 1000,
+        records=options.records,
+        inject=options.inject,
+    )
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     kernel.run()

@@ -6,11 +6,13 @@ all clients that run on the device of the fault, and all clients that run on any
 ffi/soft/wire.h says how processes ask for what is here.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from mpsafe.soft.ledger import Ledger
 from mpsafe.soft.parts import (
+    PLACES,
     SINK_BYTES,
     Absorbed,
     Channel,
@@ -22,6 +24,7 @@ from mpsafe.soft.parts import (
     Group,
     Mode,
     Process,
+    SinkPolicy,
 )
 
 __all__ = ["Absorbed", "CudaError", "Device", "Effect", "Fatal", "Gone", "Machine", "Mode", "Process"]
@@ -33,6 +36,12 @@ ILLEGAL_ADDRESS: Final = 700
 MPS_RPC_FAILURE: Final = 806
 MPS_SERVER_NOT_READY: Final = 807
 MPS_CLIENT_TERMINATED: Final = 810
+OPERATING_SYSTEM: Final = 304
+
+# MPSAFE_STATUS_... (ffi/mpsafe_uapi.h).
+NOT_SUPPORTED: Final = 0x56
+LIMIT: Final = 0x1A
+STATE: Final = 0x40
 
 _FATAL: Final = {"illegal_instruction": 715, "misaligned": 716, "trap": 719}
 
@@ -43,6 +52,7 @@ class Machine:
     def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = tuple(devices)
         self.mode: Mode = "off"
+        self.policy = SinkPolicy()
         self._ledger = Ledger([device.total_bytes for device in devices])
         self._processes: dict[int, Process] = {}
         self._channels: dict[int, Channel] = {}
@@ -53,9 +63,20 @@ class Machine:
         self._next += 1
         return self._next - 1
 
+    @property
+    def clients(self) -> list[Process]:
+        """The processes with an address space, by number."""
+        return [process for process in self._processes.values() if process.role == "cuda"]
+
+    def mode_of(self, process: Process) -> Mode:
+        """The mode in force for one client: the lower of the policy's and its own."""
+        order: tuple[Mode, ...] = ("off", "observe", "absorb")
+        own = process.mode
+        return self.mode if own == "inherit" else order[min(order.index(self.mode), order.index(own))]
+
     def connect(self, *, pid: int, uid: int, start_ticks: int, comm: str, role: str) -> Process:
         """A process said hello."""
-        process = Process(self._number(), pid, uid, start_ticks, comm, role)
+        process = Process(self._number(), pid, uid, start_ticks, comm, role, created_ns=time.monotonic_ns())
         self._processes[process.number] = process
         return process
 
@@ -109,7 +130,10 @@ class Machine:
         return []
 
     def alloc(self, process: Process, device: int, allocation: int, size_bytes: int) -> None:
-        """Holds an allocation, by the inode of its memory."""
+        """Holds an allocation, by the inode of its memory. A doomed client gets no new range."""
+        if process.doomed:
+            process.refused += 1
+            raise CudaError(OPERATING_SYSTEM)
         self._ledger.hold(process.number, self.device(device).index, allocation, size_bytes)
 
     def free(self, process: Process, device: int, allocation: int) -> None:
@@ -122,13 +146,13 @@ class Machine:
         group = channel.group
         if process.error:
             return Fatal(process, number, channel.device, group.number, fault_class, detail, va, access, victims=())
-        if fault_class == "mmu" and (process.doomed or self.mode == "absorb"):
-            sink = va // SINK_BYTES
-            new = sink not in process.sinks
+        status = self._status(process, detail) if fault_class == "mmu" else NOT_SUPPORTED
+        if not status:
+            sink, new = _sink(process, va, self.policy.grow_after)
             process.sinks.add(sink)
             process.doomed = True
             process.faults += new
-            return Absorbed(process, channel.device, va, access, detail, new)
+            return Absorbed(process, channel.device, va, access, detail, new, sink)
         sharing = self._members(group, {channel.device})
         devices = {c.device for c in self._channels.values() if c.group is group and c.process in sharing}
         victims = tuple(p for p in self._members(group, devices) if not p.error)
@@ -136,7 +160,13 @@ class Machine:
             victim.error = _FATAL.get(detail, ILLEGAL_ADDRESS)
         group.dead_on |= devices
         reach = tuple(sorted(devices))
-        return Fatal(process, number, channel.device, group.number, fault_class, detail, va, access, victims, reach)
+        return Fatal(
+            process, number, channel.device, group.number, fault_class, detail, va, access, victims, reach, status
+        )
+
+    def channel_of(self, process: Process) -> int | None:
+        """The number of its oldest channel."""
+        return next((number for number, channel in self._channels.items() if channel.process is process), None)
 
     def terminate(self, owner: Process, number: int, pid: int) -> list[Effect]:
         """Ends one client of a server's group; its channels are gone when this returns."""
@@ -169,6 +199,14 @@ class Machine:
             for number, group in groups.items()
         ]
 
+    def _status(self, process: Process, detail: str) -> int:
+        """0 if a sink is to take an access that faulted like this, or why not."""
+        if not process.doomed and self.mode_of(process) != "absorb":
+            return STATE
+        if PLACES.get(detail) not in self.policy.places:
+            return NOT_SUPPORTED
+        return LIMIT if len(process.sinks) >= self.policy.sinks_max else 0
+
     def _close_all(self, process: Process) -> list[Effect]:
         effects: list[Effect] = []
         for channel in [c for c in self._channels.values() if c.process is process]:
@@ -195,3 +233,12 @@ class Machine:
             if c.group is group and (devices is None or c.device in devices)
         }
         return list(found.values())
+
+
+def _sink(process: Process, va: int, grow_after: tuple[int, int]) -> tuple[tuple[int, int], bool]:
+    """The sink that covers an address, and whether it is new."""
+    for size in SINK_BYTES:
+        if (found := (va // size * size, size)) in process.sinks:
+            return found, False
+    size = SINK_BYTES[sum(len(process.sinks) >= after for after in grow_after)]
+    return (va // size * size, size), True

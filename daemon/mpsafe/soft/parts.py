@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 __all__ = [
+    "PLACES",
     "SINK_BYTES",
     "Absorbed",
     "Channel",
+    "ClientMode",
     "CudaError",
     "Device",
     "Effect",
@@ -15,12 +17,18 @@ __all__ = [
     "Gone",
     "Group",
     "Mode",
+    "Place",
     "Process",
+    "SinkPolicy",
 ]
 
 Mode: TypeAlias = Literal["off", "observe", "absorb"]
 
-SINK_BYTES: Final = 64 << 10
+ClientMode: TypeAlias = Literal["off", "observe", "absorb", "inherit"]
+Place: TypeAlias = Literal["wild", "hole", "external"]
+
+SINK_BYTES: Final = (64 << 10, 2 << 20, 512 << 20)
+PLACES: Final[dict[str, Place]] = {"pde": "wild", "pte": "hole", "ro": "external"}
 
 
 class CudaError(Exception):
@@ -43,9 +51,26 @@ class Device:
     sms: int
 
 
+@dataclass(frozen=True, slots=True)
+class SinkPolicy:
+    """`struct mpsafe_policy` of ffi/mpsafe_uapi.h. A budget and a hold mean nothing here: nothing waits."""
+
+    mode: Mode = "off"
+    places: frozenset[Place] = frozenset(PLACES.values())
+    units: int = 0b110
+    sinks_max: int = 1024
+    budget_us: int = 2_000_000
+    grow_after: tuple[int, int] = (8, 64)
+    hold_ms: int = 2000
+    kill_ms: int = 0
+
+
 @dataclass(eq=False, slots=True)
 class Process:
-    """One connected process. `error` is the sticky CUresult that its notifier shows."""
+    """One connected process. `error` is the sticky CUresult that its notifier shows.
+
+    `sinks` are (base, bytes). Times are CLOCK_MONOTONIC in nanoseconds, 0 where there is none yet.
+    """
 
     number: int
     pid: int
@@ -56,7 +81,14 @@ class Process:
     error: int = 0
     doomed: bool = False
     faults: int = 0
-    sinks: set[int] = field(default_factory=lambda: set[int]())
+    sinks: set[tuple[int, int]] = field(default_factory=lambda: set[tuple[int, int]]())
+    mode: ClientMode = "inherit"
+    created_ns: int = 0
+    doomed_ns: int = 0
+    kill_ns: int = 0
+    released: bool = False
+    refused: int = 0
+    spent_ns: int = 0
     group: "Group | None" = None
 
 
@@ -82,7 +114,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Absorbed:
-    """A sink took the access. `new` is false where an earlier sink covers the address already."""
+    """A sink, (base, bytes), took the access. `new` is false where an earlier sink covers the address already."""
 
     process: Process
     device: int
@@ -90,13 +122,14 @@ class Absorbed:
     access: str
     detail: str
     new: bool
+    sink: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
     """A channel group died on `devices`. `victims` found the error just now, the guilty process included.
 
-    Without victims nothing has died: the process had its error before.
+    Without victims nothing has died: the process had its error before. `status` says why it was not absorbed.
     """
 
     process: Process
@@ -109,6 +142,7 @@ class Fatal:
     access: str
     victims: tuple[Process, ...]
     devices: tuple[int, ...] = ()
+    status: int = 0
 
 
 @dataclass(frozen=True, slots=True)

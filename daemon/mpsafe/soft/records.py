@@ -10,17 +10,18 @@ import time
 from collections import deque
 from typing import Final
 
-from mpsafe.soft.parts import SINK_BYTES, Absorbed, Fatal, Mode, Process
+from mpsafe.soft.parts import PLACES, Absorbed, Fatal, Mode, Place, Process
 
-__all__ = ["ACCESSES", "LAYOUT", "RecordRing"]
+__all__ = ["ACCESSES", "FAULTS", "LAYOUT", "MODES", "PLACE_NUMBERS", "RecordRing"]
 
-LAYOUT: Final = struct.Struct("<IHHQQQQiIQQQQQHHiII16s16s")
+LAYOUT: Final = struct.Struct("<IHHQQQQiIQQQQQHHIIHH16s16sHHI")
 
-_MODES: Final[dict[Mode, int]] = {"off": 0, "observe": 1, "absorb": 2}
+MODES: Final[dict[Mode, int]] = {"off": 0, "observe": 1, "absorb": 2}
 ACCESSES: Final = {"none": 0, "read": 1, "write": 2, "atomic": 3}
-_FAULTS: Final = {"pde": 1, "pte": 2, "ro": 3}
-_POLICY, _ABSORBED, _PASSED, _GONE = 1, 2, 3, 4
-_NOT_SUPPORTED: Final = 0x56
+FAULTS: Final = {"pde": 1, "pte": 2, "ro": 3}
+PLACE_NUMBERS: Final[dict[Place, int]] = {"wild": 1, "hole": 2, "external": 3}
+_POLICY, _ABSORBED, _PASSED, _GONE, _KILLED = 1, 2, 3, 4, 6
+_SM: Final = 1
 
 
 class RecordRing:
@@ -30,6 +31,26 @@ class RecordRing:
         self._load = int.from_bytes(os.urandom(8), "little")
         self._ring: deque[bytes] = deque(maxlen=capacity)
         self._seq = 0
+
+    @property
+    def load(self) -> int:
+        """Which load of the module this is."""
+        return self._load
+
+    @property
+    def size(self) -> int:
+        """Of one record, in bytes."""
+        return LAYOUT.size
+
+    @property
+    def capacity(self) -> int:
+        """How many records are kept."""
+        return self._ring.maxlen or 0
+
+    @property
+    def last(self) -> int:
+        """The `seq` of the newest record, 0 if there is none."""
+        return self._seq
 
     @property
     def first(self) -> int:
@@ -49,19 +70,23 @@ class RecordRing:
         """A sink took an access."""
         self._append(
             _ABSORBED, mode, fault.process, va=fault.va, access=fault.access, fault=fault.detail,
-            sink=True, uuid=uuid, latency_ns=latency_ns,
+            sink=fault.sink, uuid=uuid, latency_ns=latency_ns,
         )  # fmt: skip
 
     def passed(self, mode: Mode, fault: Fatal, uuid: bytes) -> None:
         """A fault was seen and left to the stock path."""
         self._append(
             _PASSED, mode, fault.process, va=fault.va, access=fault.access, fault=fault.detail,
-            status=_NOT_SUPPORTED, uuid=uuid,
+            status=fault.status, uuid=uuid,
         )  # fmt: skip
 
     def gone(self, mode: Mode, process: Process) -> None:
         """A doomed client's address space is gone."""
         self._append(_GONE, mode, process)
+
+    def killed(self, mode: Mode, process: Process) -> None:
+        """A deadline of the kernel's own passed: SIGKILL was sent."""
+        self._append(_KILLED, mode, process)
 
     def _append(
         self,
@@ -72,7 +97,7 @@ class RecordRing:
         va: int = 0,
         access: str = "none",
         fault: str = "",
-        sink: bool = False,
+        sink: tuple[int, int] = (0, 0),
         status: int = 0,
         uuid: bytes = bytes(16),
         latency_ns: int = 0,
@@ -82,11 +107,12 @@ class RecordRing:
         if process is not None:
             number, pid, uid, start = process.number, process.pid, process.uid, process.start_ticks
             faults, comm = process.faults, process.comm.encode()[:15]
-        base, size = (va // SINK_BYTES * SINK_BYTES, SINK_BYTES) if sink else (0, 0)
+        place = PLACES.get(fault)
+        number_of_place, unit = (PLACE_NUMBERS[place], _SM) if place is not None else (0, 0)
         self._ring.append(
             LAYOUT.pack(
-                LAYOUT.size, kind, _MODES[mode], self._load, self._seq, time.monotonic_ns(), number,
-                pid, uid, start, va, base, size, faults, ACCESSES[access], _FAULTS.get(fault, 0),
-                status, latency_ns, 0, uuid, comm,
+                LAYOUT.size, kind, MODES[mode], self._load, self._seq, time.monotonic_ns(), number,
+                pid, uid, start, va, *sink, faults, ACCESSES[access], FAULTS.get(fault, 0),
+                status, latency_ns, number_of_place, unit, uuid, comm, 0, 0, 0,
             )
         )  # fmt: skip

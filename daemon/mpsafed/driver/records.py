@@ -7,11 +7,13 @@ from typing import Final, Literal, TypeAlias
 
 from mpsafe.errors import SourceLost
 from mpsafe.model import Identity
+from mpsafed.driver import Place, Unit
 from mpsafed.driver._uapi import ffi, lib
+from mpsafed.driver.words import ACCESSES, FAULTS, MODES, PLACES, UNITS
 
 __all__ = ["HEARTBEAT_SECONDS", "Record", "RecordKind", "decode"]
 
-RecordKind: TypeAlias = Literal["policy", "absorbed", "passed", "gone"]
+RecordKind: TypeAlias = Literal["policy", "absorbed", "passed", "gone", "orphan", "killed"]
 
 HEARTBEAT_SECONDS: Final = lib.MPSAFE_HEARTBEAT_MS / 1000
 
@@ -20,25 +22,24 @@ _KINDS: Final[dict[int, RecordKind]] = {
     lib.MPSAFE_RECORD_ABSORBED: "absorbed",
     lib.MPSAFE_RECORD_PASSED: "passed",
     lib.MPSAFE_RECORD_GONE: "gone",
+    lib.MPSAFE_RECORD_ORPHAN: "orphan",
+    lib.MPSAFE_RECORD_KILLED: "killed",
 }
-_MODES: Final = {lib.MPSAFE_MODE_OFF: "off", lib.MPSAFE_MODE_OBSERVE: "observe", lib.MPSAFE_MODE_ABSORB: "absorb"}
-_ACCESSES: Final = {
-    lib.MPSAFE_ACCESS_READ: "read",
-    lib.MPSAFE_ACCESS_WRITE: "write",
-    lib.MPSAFE_ACCESS_ATOMIC: "atomic",
-}
-_FAULTS: Final = {lib.MPSAFE_FAULT_PDE: "pde", lib.MPSAFE_FAULT_PTE: "pte", lib.MPSAFE_FAULT_RO: "ro"}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record. `time_ns` is CLOCK_MONOTONIC; `device` is a UUID as NVML writes it."""
+    """One record. `time_ns` is CLOCK_MONOTONIC; `device` is a UUID as NVML writes it.
+
+    `number` is the driver's own of the client, 0 if there is none; `veid` is its subcontext.
+    """
 
     kind: RecordKind
     load: int
     seq: int
     time_ns: int
     mode: str
+    number: int
     client: Identity
     uid: int
     name: str
@@ -49,6 +50,9 @@ class Record:
     faults: int
     status: int
     latency_ns: int
+    place: Place
+    unit: Unit
+    veid: int
 
 
 def decode(raw: bytes) -> Record:
@@ -67,15 +71,19 @@ def decode(raw: bytes) -> Record:
         load=record.load,
         seq=record.seq,
         time_ns=record.time_ns,
-        mode=_MODES.get(record.mode, "unknown"),
+        mode=MODES.get(record.mode, "unknown"),
+        number=record.client,
         client=Identity(record.tgid, record.start_ticks),
         uid=record.uid,
         name=ffi.string(record.comm, 16).decode("utf-8", "replace"),
         device=f"GPU-{uuid.UUID(bytes=bytes(record.gpu_uuid))}",
         address=record.va,
-        access=_ACCESSES.get(record.access, "none"),
-        fault=_FAULTS.get(record.fault, "unknown"),
+        access=ACCESSES.get(record.access, "none"),
+        fault=FAULTS.get(record.fault, "unknown"),
         faults=record.faults,
         status=record.status,
         latency_ns=record.latency_ns,
+        place=PLACES.get(record.place, "unknown"),
+        unit=UNITS.get(record.unit, "unknown"),
+        veid=record.veid,
     )

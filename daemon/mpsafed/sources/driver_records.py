@@ -3,11 +3,14 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
 
-from mpsafed.driver import Driver, Mode
+from mpsafe.errors import SourceLost
+from mpsafe.model import Identity
+from mpsafed.driver import Driver, Policy
 from mpsafed.driver.records import HEARTBEAT_SECONDS, Record, decode
 from mpsafed.signals import Cursor, FaultAbsorbed, FaultPassed, Signal, SignalsLost
 from mpsafed.sources import Emit, monotonic_to_realtime_ns, now_ns
@@ -16,15 +19,19 @@ __all__ = ["DriverRecords"]
 
 BEATS_PER_LIMIT: Final = 4
 
+_log = logging.getLogger(__name__)
+
 
 class DriverRecords:
-    """Emits FaultAbsorbed and FaultPassed. `open_driver` opens the device."""
+    """Emits FaultAbsorbed and FaultPassed. `open_driver` opens the device, `policy` is what it is told."""
 
     name = "driver"
 
-    def __init__(self, open_driver: Callable[[], Driver], mode: Mode, start: Cursor | None) -> None:
+    def __init__(self, open_driver: Callable[[], Driver], policy: Policy, start: Cursor | None) -> None:
         self._open = open_driver
-        self._mode: Mode = mode
+        self._policy = policy
+        self._driver: Driver | None = None
+        self._ready = asyncio.Event()
         self._cursor = start or Cursor(self.name, "no load yet", 0)
         self.beat_ns: int | None = None
         """When the heart was beaten last, CLOCK_MONOTONIC."""
@@ -37,10 +44,11 @@ class DriverRecords:
     async def run(self, emit: Emit, alive: Callable[[str], None]) -> None:
         """Reads until the device is gone."""
         loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
         with contextlib.closing(self._open()) as driver:
-            driver.set_mode(self._mode)
-            loop.add_reader(driver.fileno(), ready.set)
+            driver.set_policy(self._policy)
+            alive(f"mode {driver.policy().in_force}")
+            loop.add_reader(driver.fileno(), self._ready.set)
+            self._driver = driver
             try:
                 beat = loop.time()
                 while True:
@@ -48,14 +56,31 @@ class DriverRecords:
                         driver.heartbeat()
                         self.beat_ns = time.monotonic_ns()
                         beat = loop.time() + HEARTBEAT_SECONDS / BEATS_PER_LIMIT
+                    self._ready.clear()
+                    found = driver.read()
+                    for raw in found:
+                        self._emit(decode(raw), emit, alive)
+                    if found:
+                        await asyncio.sleep(0)
+                        continue
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout_at(beat):
-                            await ready.wait()
-                    ready.clear()
-                    for raw in driver.read():
-                        self._emit(decode(raw), emit, alive)
+                            await self._ready.wait()
             finally:
+                self._driver = None
                 loop.remove_reader(driver.fileno())
+
+    def release(self, client: Identity) -> None:
+        """Tells the driver that a client's work is proven stopped. One that cannot be told holds it for a while."""
+        if self._driver is None:
+            return
+        try:
+            for one in self._driver.clients():
+                if one.identity == client and one.state == "doomed":
+                    self._driver.release(one.number)
+        except (OSError, SourceLost) as error:
+            _log.warning("the driver was not told that the work of process %d has stopped: %s", client.pid, error)
+        self._ready.set()  # a request may have met records on its way
 
     def _emit(self, record: Record, emit: Emit, alive: Callable[[str], None]) -> None:
         if record.kind == "policy":
@@ -105,6 +130,10 @@ class DriverRecords:
                         status=record.status,
                     )
                 )
+            case "orphan":
+                _log.warning("a fault of a client whose address space is gone: what its group runs on the device ends")
+            case "killed":
+                _log.warning("the driver's own deadline has ended process %d (%s)", record.client.pid, record.name)
             case "policy" | "gone":
                 pass
         return signals
