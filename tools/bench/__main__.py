@@ -5,7 +5,7 @@ import importlib
 import sys
 from typing import Final
 
-BENCHES: Final = ("daemon",)
+BENCHES: Final = ("daemon", "kernel")
 
 
 def main() -> int:
