@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyproject.toml cannot say: the C that is compiled when mpsafe is installed."""
+"""What pyproject.toml cannot say: the C that is compiled when mpsafe is installed, and the driver's patch."""
 
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from typing_extensions import override
 
 
@@ -21,7 +23,22 @@ class BuildNative(build_ext):
         build(root / "mpsafe" / "soft" / "lib", os.environ.get("CC", "cc"))
 
 
+class BuildWithPatch(build_py):
+    """Takes the driver's patch along; mpsafe/driver/source.py finds it there, or else in the repository."""
+
+    @override
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        patch = Path(self.build_lib, "mpsafe", "driver", "patch")
+        for name in ("src", "dkms"):
+            shutil.copytree(Path("driver_patches", name), patch / name, dirs_exist_ok=True)
+        for file in ("driver_patches/mpsafe.cocci", "ffi/mpsafe_uapi.h"):
+            shutil.copy(file, patch)
+
+
 setup(
     cffi_modules=["ffi/build_uapi.py:ffibuilder", "ffi/build_cuda.py:ffibuilder"],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildWithPatch},
 )

@@ -9,7 +9,20 @@ import pytest
 
 from command import mpsafe
 
-COMMANDS = ["status", "tenants", "clients", "events", "top", "fence", "mps", "doctor", "explain", "config", "demo"]
+COMMANDS = [
+    "status",
+    "tenants",
+    "clients",
+    "events",
+    "top",
+    "fence",
+    "mps",
+    "driver",
+    "doctor",
+    "explain",
+    "config",
+    "demo",
+]
 
 
 def test_help_has_each_command_in_a_group_of_use_and_cuts_no_sentence() -> None:

@@ -19,6 +19,7 @@ from mpsafe.doctor.finding import Finding
 from mpsafe.doctor.group import group
 from mpsafe.doctor.leftovers import leftovers
 from mpsafe.doctor.old_control import old_control
+from mpsafe.doctor.patched import patched
 from mpsafe.doctor.scene import Scene
 from mpsafe.doctor.versions import versions
 
@@ -31,6 +32,7 @@ CHECKS: Final[dict[str, Check]] = {
     "daemon": daemon,
     "who may act": group,
     "driver": versions,
+    "patched driver": patched,
     "compute mode": compute_mode,
     "control daemons": declared_limits,
     "directories": directories,
