@@ -48,8 +48,17 @@ def _software_gpu() -> bool:
     return any(Path(folder, "lib", "libcuda.so.1").exists() for folder in folders or [])
 
 
+def _fuzzer() -> bool:
+    if not _has("clang"):
+        return False
+    asked = subprocess.run([tool("clang"), "--print-runtime-dir"], capture_output=True, text=True, check=False)
+    return any(Path(asked.stdout.strip()).glob("libclang_rt.fuzzer*.a"))
+
+
 _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "fuzzer": (_fuzzer, "no clang with libFuzzer: it comes with libclang-rt-dev"),
     "gpu": (Path("/dev/nvidia0").exists, "no /dev/nvidia0"),
+    "minutes": (lambda: "MPSAFE_ALL" in os.environ, "takes minutes: make test-all"),
     "namespaces": (_namespaces, "no right to make mount namespaces with an overlay"),
     "ptxas": (lambda: _has("ptxas"), "no ptxas: it comes with the CUDA toolkit"),
     "root": (lambda: os.geteuid() == 0, "not root"),
