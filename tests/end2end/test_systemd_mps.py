@@ -28,7 +28,7 @@ exec {python} -S -m mpsafe.soft.control "$@"
 
 def real_program() -> Path:
     """The newest of NVIDIA's own that there is."""
-    fetch = [REPOSITORY / "tools/packages/unpack", "nvidia-cuda-mps"]
+    fetch: list[str | Path] = [REPOSITORY / "tools/packages/unpack", "nvidia-cuda-mps"]
     fetched = subprocess.run(fetch, capture_output=True, text=True, check=False)
     if fetched.returncode == CANNOT_FETCH:
         pytest.skip(fetched.stderr.strip())
