@@ -11,7 +11,12 @@ from mpsafe.soft.parts import Fatal
 
 __all__ = ["MMU_FAULTS", "SM_FAULTS", "KernelLog"]
 
-MMU_FAULTS: Final = {"pde": "FAULT_PDE", "pte": "FAULT_PTE", "ro": "FAULT_RO_VIOLATION"}
+MMU_FAULTS: Final = {
+    "pde": "FAULT_PDE",
+    "pte": "FAULT_PTE",
+    "ro": "FAULT_RO_VIOLATION",
+    "other": "FAULT_REGION_VIOLATION",
+}
 SM_FAULTS: Final = {
     "illegal_instruction": "Illegal Instruction Encoding",
     "misaligned": "Misaligned Address",

@@ -41,6 +41,7 @@ OPERATING_SYSTEM: Final = 304
 # MPSAFE_STATUS_... (ffi/mpsafe_uapi.h).
 NOT_SUPPORTED: Final = 0x56
 LIMIT: Final = 0x1A
+UNIT_SM: Final = 1 << 1
 STATE: Final = 0x40
 
 _FATAL: Final = {"illegal_instruction": 715, "misaligned": 716, "trap": 719}
@@ -203,7 +204,9 @@ class Machine:
         """0 if a sink is to take an access that faulted like this, or why not."""
         if not process.doomed and self.mode_of(process) != "absorb":
             return STATE
-        if PLACES.get(detail) not in self.policy.places:
+        place = PLACES.get(detail)
+        wanted = process.doomed or (place in self.policy.places and self.policy.units & UNIT_SM)
+        if place is None or not wanted:
             return NOT_SUPPORTED
         return LIMIT if len(process.sinks) >= self.policy.sinks_max else 0
 

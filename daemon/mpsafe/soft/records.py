@@ -18,7 +18,7 @@ LAYOUT: Final = struct.Struct("<IHHQQQQiIQQQQQHHIIHH16s16sHHI")
 
 MODES: Final[dict[Mode, int]] = {"off": 0, "observe": 1, "absorb": 2}
 ACCESSES: Final = {"none": 0, "read": 1, "write": 2, "atomic": 3}
-FAULTS: Final = {"pde": 1, "pte": 2, "ro": 3}
+FAULTS: Final = {"pde": 1, "pte": 2, "ro": 3, "other": 4}
 PLACE_NUMBERS: Final[dict[Place, int]] = {"wild": 1, "hole": 2, "external": 3}
 _POLICY, _ABSORBED, _PASSED, _GONE, _KILLED = 1, 2, 3, 4, 6
 _SM: Final = 1

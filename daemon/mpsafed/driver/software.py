@@ -36,6 +36,9 @@ class SoftwareDriver(Device):
 
     Its records are read from the oldest on then. OSError if it leads nowhere any more; the descriptor is
     closed then.
+
+    A request waits for its answer and blocks its caller as an ioctl does: as long as a software kernel that hangs is
+    given, see ANSWER_SECONDS.
     """
 
     def __init__(self, path: Path, stored: int | None = None) -> None:

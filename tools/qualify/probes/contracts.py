@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract suites of the tests, which the software GPU passes too."""
 
+import os
 import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from tools.qualify.probe import Answer, Probe
@@ -17,10 +19,24 @@ def contract(stage: Stage, answer: Answer, *, suite: str, needs: str) -> None:
     """Runs tests/contract/<suite>.py: a line a check, name, a tab, "ok" or what was wrong."""
     if find_spec(needs) is None:
         raise NotRun(f"no {needs} in this Python")
+    _run(stage, answer, suite, ROOT / "tests" / "contract" / f"{suite}.py")
+
+
+def contract_driver(stage: Stage, answer: Answer) -> None:
+    """Runs the suite of /dev/mpsafe against what is loaded."""
+    if not Path("/dev/mpsafe").exists():
+        raise NotRun("no /dev/mpsafe: neither the patched nvidia-uvm nor the stand-alone module is loaded")
+    if os.geteuid() != 0:
+        raise NotRun("only root may open /dev/mpsafe")
+    _run(stage, answer, "check_driver", "-m", "contract.check_driver")
+
+
+def _run(stage: Stage, answer: Answer, suite: str, *program: str | Path) -> None:
+    paths = os.pathsep.join([stage.environment["PYTHONPATH"], os.fspath(ROOT / "tests")])
     try:
         done = subprocess.run(
-            [sys.executable, ROOT / "tests" / "contract" / f"{suite}.py"],
-            env=stage.environment,
+            [sys.executable, *program],
+            env={**stage.environment, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
             timeout=stage.bounded_s(80),
@@ -45,4 +61,5 @@ CONTRACTS: Final = (
     _probe("contract_cuda", "libcuda", suite="check_cuda", needs="cffi"),
     _probe("contract_cuda_sharing", "libcuda, between processes,", suite="check_cuda_sharing", needs="cffi"),
     _probe("contract_cuda_faults", "libcuda, when kernels fault,", suite="check_cuda_faults", needs="cffi"),
+    Probe("contract_driver", "Does /dev/mpsafe keep the contract that the software driver keeps?", contract_driver),
 )
