@@ -26,7 +26,7 @@ MAKE_S: Final = 1500
 
 _LEFT_OUT: Final = ("nvidia-drm", "nvidia-modeset", "nvidia-peermem", "*.o_binary")
 # nvidia itself is there for its checks of the kernel.
-_ONLY_UVM: Final = "\nobj-m := nvidia-uvm.o\n"
+_ONLY_UVM: Final = "\nobj-m := nvidia-uvm.o\nalways-y :=\nalways :=\n"
 _WARNING: Final = re.compile(r"^.*?: (?:warning|error|fatal error): .*$", re.MULTILINE)
 
 
