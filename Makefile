@@ -15,7 +15,7 @@ sources := pyproject.toml setup.py tools/install/setup $(shell find ffi -type f 
 help:
 	@echo 'make demo [GPU=1]          three tenants and one fault, with stock MPS and with mpsafe'
 	@echo 'make test                  style, types, unit and software-GPU tests'
-	@echo 'make test-all              the same, then soaks, then demo and test again in a clean Debian 12 root'
+	@echo 'make test-all              the same, then soaks, all driver branches, a debug kernel, and a clean Debian 12 root'
 	@echo 'make bench [ONLY=name]     measure; rows go to build/bench/NAME.json'
 	@echo 'make qualify [PYTHON=...]  the checks that need a real GPU'
 	@echo 'make install, uninstall    on a systemd host; PREFIX and DESTDIR are honoured'
@@ -41,6 +41,11 @@ test-all: test
 	timeout 15m $(venv)/python -m tools.soak kills
 	timeout 15m $(venv)/python -m tools.soak kills --control real
 	timeout 5m $(venv)/python -m tools.soak flood
+	MPSAFE_CORE_EXAMPLES=3000 MPSAFE_CORE_FUZZ_SECONDS=240 MPSAFE_CORE_THREADS_MS=120000 \
+		timeout 40m $(venv)/python -m pytest -n0 -o timeout=1800 tests/test_core.py
+	MPSAFE_ALL=1 timeout -k 1m 120m $(venv)/python -m pytest -n0 -o timeout=3600 tests/vm
+	MPSAFE_ALL=1 timeout -k 1m 90m $(venv)/python -m pytest -n0 -o timeout=3600 \
+		tests/test_driver_compile.py tests/end2end/test_driver_install.py
 	timeout 15m tools/fresh-root demo
 	timeout 30m tools/fresh-root test
 
