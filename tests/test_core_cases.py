@@ -15,6 +15,7 @@ from core.model import (
     EINVAL,
     EPERM,
     ESRCH,
+    GONE,
     GROWN,
     KILLED,
     LIMIT,
@@ -191,6 +192,45 @@ def test_a_deadline_kills_once(core: Core, client: Any) -> None:
     core.tick(NOW + 400 * MS)
     assert core.calls.killed == [9]
     assert [record["type"] for record in records(core)].count(KILLED) == 1
+
+
+def test_where_there_is_no_deadline_none_is_made(core: Core, client: Any) -> None:
+    fault(core, client, Sight())
+    core.request("answer", {"client": 1, "action": 2, "ms": 300}, NOW)
+    assert core.request("client_next", {"client": 0}, NOW)[2]["kill_ns"] == 0
+    core.tick(NOW + 1000 * MS)
+    assert core.calls.killed == []
+
+
+def test_nobody_is_killed_where_there_is_no_process(core: Core) -> None:
+    core.request("policy_set", ABSORB | {"kill_ms": 100}, NOW)
+    core.create(KEY + 1, Who(), 0, NOW)
+    client = core.get(KEY + 1)
+    fault(core, client, Sight())
+    assert core.request("client_next", {"client": 1}, NOW)[2]["kill_ns"] == 0
+    assert core.request("answer", {"client": 2, "action": 3, "ms": 0}, NOW)[0] == -ESRCH
+    core.tick(NOW + 1000 * MS)
+    assert core.calls.killed == []
+    core.sinks_drop(client, Sight().gpu)
+    core.put(client)
+    core.destroy(KEY + 1, NOW)
+
+
+def test_the_end_of_one_that_was_released_is_told(core: Core, client: Any) -> None:
+    fault(core, client, Sight())
+    core.request("answer", {"client": 1, "action": 1, "ms": 0}, NOW)
+    core.sinks_drop(client, Sight().gpu)
+    core.destroy(KEY, NOW)
+    assert [record["type"] for record in records(core)][-1] == GONE
+    assert core.request("stats", {}, NOW)[2]["doomed"] == 0
+
+
+def test_the_doomed_keep_the_limits_that_were_set_last(core: Core, client: Any) -> None:
+    core.request("policy_set", ABSORB | {"sinks_max": 1}, NOW)
+    fault(core, client, Sight())
+    core.close(NOW)
+    assert fault(core, client, Sight(va=1 << 40, room=(0, 1 << 47)))[0] == LIMIT
+    core.open(NOW)
 
 
 def test_a_hold_is_started_once_and_ends_with_its_release(core: Core, client: Any) -> None:
