@@ -58,6 +58,8 @@ def one_closed_fault(host: Guest, client: Client) -> None:
     """Nothing is lost and nothing is told twice."""
     eventually(lambda: [event["phase"] for event in faults_of(host, client)] == ["closed"], "its fault is closed")
     eventually(lambda: not client.alive(), "the client has ended")
+    (event,) = faults_of(host, client)
+    assert [(one["kind"], one["state"]) for one in event["actions"]] == [("fence", "killed")], event
     assert [entry["seq"] for entry in entries(host)] == list(range(1, len(entries(host)) + 1))
 
 
