@@ -103,6 +103,49 @@ except DriverStepFailed as error:
 """
 
 
+# In the place of the installed nvidia.ko: what it exports, and nothing behind it.
+REAL = """
+import hashlib, json, re, shutil, subprocess, sys
+from pathlib import Path
+import driver_standin
+from mpsafe.driver import dkms, loaded, stock
+from mpsafe.driver.patching import patch_tree
+from mpsafe.driver.tree import prepared
+
+kernel, archive = sys.argv[1:]
+run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True).stdout
+shutil.copy(archive, "/usr/src")
+(one,) = stock.found()
+installed = Path("/lib/modules", kernel, "updates/dkms/nvidia-current-open.ko")
+exports = re.compile(r"^EXPORT_SYMBOL(?:_GPL)?\\((\\w+)\\)", re.MULTILINE)
+with stock.unpacked(one) as top:
+    sources = [path.read_text(errors="replace") for path in top.glob("nvidia/*.c")]
+    names = sorted({name for source in sources for name in exports.findall(source)})
+tree = Path("/tmp/nvidia")
+driver_standin.tree(tree, one.version)
+lines = [f"void {name}(void); void {name}(void) {{}}\\nEXPORT_SYMBOL({name});" for name in names]
+ends = ['MODULE_LICENSE("Dual MIT/GPL");', "MODULE_VERSION(NV_VERSION_STRING);"]
+(tree / "nvidia/nv.c").write_text("\\n".join(["#include <linux/module.h>", *lines, *ends, ""]))
+run("make", "-s", "-C", str(tree), "modules", f"KERNEL_UNAME={kernel}", "NV_KERNEL_MODULES=nvidia")
+installed.parent.mkdir(parents=True, exist_ok=True)
+shutil.copy(tree / "nvidia.ko", installed)
+run("depmod", kernel)
+digest = hashlib.sha256(installed.read_bytes()).hexdigest()
+
+with prepared(one, Path("/usr/src"), patch_tree, depends=False) as made:
+    dkms.install(made, one, lambda line: None, kernel=kernel)
+state = loaded.look(kernel=kernel)
+about = run("modinfo", "-k", kernel, "mpsafe-nvidia-uvm")
+removed = dkms.remove(lambda line: None)
+print(json.dumps({
+    "version": state.on_disk.version, "state": state.dkms[0].state,
+    "parameters": sorted(re.findall(r"mpsafe_\\w+(?=:)", about)), "removed": removed,
+    "same": hashlib.sha256(installed.read_bytes()).hexdigest() == digest,
+    "left": [str(path) for path in Path("/lib/modules", kernel).rglob("mpsafe*")],
+}))
+"""
+
+
 @pytest.fixture(scope="module", params=[0, -1], ids=["Debian 12", "Debian 13"])
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DriverRoot:
     versions: list[Path] = packages("dkms")
@@ -166,3 +209,19 @@ print(json.dumps(told))
 """
     told = json.loads(root.run(program))
     assert all(count > 0 and same for count, same in told.values()), told
+
+
+@requires("minutes")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("source", [0, -1], ids=["535", "550"])
+def test_the_drivers_of_debian_are_patched_built_and_taken_away(root: DriverRoot, source: int) -> None:
+    archive = next(packages("nvidia-open-kernel-source")[source].glob("usr/src/*.tar.xz"))
+    told = json.loads(root.run(REAL, str(archive), timeout_s=1800))
+    assert told.pop("version").startswith(("535.", "550.")[source])
+    assert told == {
+        "state": "installed",
+        "parameters": ["mpsafe_enable", "mpsafe_features", "mpsafe_inject", "mpsafe_ring"],
+        "removed": True,
+        "same": True,
+        "left": [],
+    }
