@@ -28,7 +28,7 @@ NOT_NEEDED: Final = (
     "*/arch/[!x]*/*.dts*",
     "*/drivers/gpu/*.[ch]",
     "*/drivers/media/*.[ch]",
-    "*/drivers/net/*.[ch]",
+    "*/drivers/net/*/*.[ch]",
     "*/sound/*.[ch]",
     "*/tools/testing/*",
 )
