@@ -13,9 +13,9 @@ from contract.mps_rig import NOBODY, eventually
 from control_daemons import BRANCHES, rig, run
 from mpsafe.errors import ControlFailed
 from mpsafe.model import Limits
+from mpsafed.child import group_of
 from mpsafed.declared import Declared
 from mpsafed.mps.directories import make_directories, writer
-from mpsafed.mps.front_end import group_of
 from mpsafed.mps.starting import start_control
 from requires import requires
 

@@ -15,7 +15,8 @@ import pytest
 
 from contract.mps_rig import NOBODY
 from mpsafe.errors import ControlFailed
-from mpsafed.mps.front_end import NOBODYS_GROUP, OUTPUT_MAX, FrontEnd, group_of
+from mpsafed.child import NOBODYS_GROUP, group_of
+from mpsafed.mps.front_end import OUTPUT_MAX, FrontEnd
 from requires import requires
 
 T = TypeVar("T")

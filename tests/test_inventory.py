@@ -348,6 +348,7 @@ def test_a_line_that_anybody_can_have_written_adds_nothing(tmp_path: Path, clien
         assert (list(found.clients), list(found.servers)) == ([clients[0]], [SERVER])
         following.cancel()
         await asyncio.wait([following])
+        await found.close()
 
     run(check())
 

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Self, TypeAlias
 import msgspec
 
 from mpsafe.model import Device, SourceState
+from mpsafed.child import Child
 
 __all__ = ["DeviceList", "Devices"]
 
@@ -49,35 +50,26 @@ class _Lost(Exception):
 class _Helper:
     """One helper process and the conversation with it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.process = process
-        self._requests = process.stdin
-        self._answers = process.stdout
+    def __init__(self, child: Child) -> None:
+        self.child = child
         self._asked = 0
         self.answered = False
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str] | None) -> Self:
-        """Starts it in a process group of its own. It ends when its stdin does."""
-        pipe = asyncio.subprocess.PIPE
+        """Starts it. It ends when its stdin does."""
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, env=environment, limit=LINE_MAX_BYTES, process_group=0
-            )
+            return cls(await Child.start(command, environment=environment, line_max_bytes=LINE_MAX_BYTES))
         except OSError as error:
             raise _Lost(f"the NVML helper could not be started: {error}") from error
-        return cls(process)
 
     async def ask(self, what: str) -> bytes:
         """The `ok` of one request, still encoded. Raises _Lost."""
         self._asked += 1
         try:
-            self._requests.write(msgspec.json.encode({"id": self._asked, "ask": what}) + b"\n")
-            await self._requests.drain()
-            line = await self._answers.readline()
-        except (BrokenPipeError, ConnectionResetError):
+            self.child.write(msgspec.json.encode({"id": self._asked, "ask": what}) + b"\n")
+            line = await self.child.output.readline()
+        except (BrokenPipeError, BlockingIOError):
             line = b""
         except ValueError as error:
             raise _Lost(f"the NVML helper sent a line of more than {LINE_MAX_BYTES} bytes") from error
@@ -97,16 +89,11 @@ class _Helper:
         return bytes(answer.ok)
 
     async def end(self, *, kill: bool) -> bool:
-        """Ends it, by SIGKILL or by the end of its stdin; False: it is still there after a second."""
-        self._requests.close()
-        if kill and self.process.returncode is None:
-            self.process.kill()
-        try:
-            async with asyncio.timeout(_END_S):
-                await self.process.wait()
-        except TimeoutError:
-            return False
-        return True
+        """Ends it, by the end of its stdin or, where that does not, by SIGKILL; False: it is still there."""
+        self.child.close_stdin()
+        if not kill:
+            await self.child.ended(_END_S)
+        return await self.child.end(_END_S)
 
 
 class Devices:
@@ -172,8 +159,7 @@ class Devices:
             self._refreshing = None
         if self._helper is not None:
             helper, self._helper = self._helper, None
-            if not await helper.end(kill=False):
-                await helper.end(kill=True)
+            await helper.end(kill=False)
 
     def _report(self, problem: str) -> None:
         self._state = SourceState(name="nvml", alive=False, detail=problem)
@@ -194,8 +180,8 @@ class Devices:
         self._state = SourceState(name="nvml", alive=True, detail=detail)
 
     async def _ask_devices(self) -> _Seen:
-        if self._undead is not None and self._undead.process.returncode is None:
-            raise _Lost(f"the NVML helper {self._undead.process.pid} was killed and hangs in the kernel")
+        if self._undead is not None and self._undead.child.status is None:
+            raise _Lost(f"the NVML helper {self._undead.child.pid} was killed and hangs in the kernel")
         self._undead = None
         if self._helper is None:
             self._helper = await _Helper.start(self._command, self._environment)

@@ -105,8 +105,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
 
-    async def ended(self, timeout_s: float) -> bool:
-        """Waits until it has ended, `timeout_s` seconds at most; says whether it has."""
+    async def ended(self, timeout_s: float | None) -> bool:
+        """Waits until it has ended, `timeout_s` seconds at most (None: for ever); says whether it has."""
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         with _reader(loop, self._fd, done):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from mpsafe.errors import ControlFailed
+from mpsafed.child import group_of
 from mpsafed.declared import Declared
-from mpsafed.mps.front_end import group_of
 
 __all__ = ["make_directories", "writer"]
 

@@ -8,19 +8,18 @@ for a user's control daemon the program runs as that user. Whatever it prints is
 import asyncio
 import contextlib
 import os
-import pwd
-import signal
-from collections.abc import AsyncGenerator, Mapping
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from mpsafe.errors import ControlFailed
+from mpsafed.child import Child
 
-__all__ = ["OUTPUT_MAX", "FrontEnd", "Reply", "group_of"]
+__all__ = ["OUTPUT_MAX", "FrontEnd", "Reply"]
 
 OUTPUT_MAX: Final = 1 << 20
 NO_DAEMON: Final = 1
-NOBODYS_GROUP: Final = 65534
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,77 +74,31 @@ class FrontEnd:
             raise ControlFailed(named, f"{self._program} cannot be run: {error.strerror}") from error
 
     async def _run(self, arguments: tuple[str, ...], typed: str, named: str, limit_s: float) -> Reply:
-        user = self._uid if os.geteuid() == 0 else None
-        async with _pipe() as (answer, written):
-            question = _filled_pipe(typed.encode() + b"\n" * bool(typed))
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    self._program,
-                    *arguments,
-                    env=self._environment,
-                    stdin=question,
-                    stdout=written,
-                    stderr=asyncio.subprocess.DEVNULL,
-                    start_new_session=True,
-                    user=user,
-                    group=None if user is None else group_of(user),
-                    extra_groups=None if user is None else [],
-                )
-            finally:
-                os.close(question)
-                os.close(written)
-            try:
-                async with asyncio.timeout(limit_s):
-                    output = await _output(process, named, answer)
-            except TimeoutError:
-                raise ControlFailed(named, f"no answer within {limit_s:g} s") from None
-            finally:
-                if process.returncode is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
-                    await process.wait()
-        return Reply(output.decode("utf-8", "replace"), process.returncode or 0)
+        child = await Child.start(
+            [self._program, *arguments],
+            environment=self._environment,
+            uid=self._uid if os.geteuid() == 0 else None,
+            errors=subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(limit_s):
+                output = await _conversation(child, typed.encode() + b"\n" * bool(typed), named)
+        except TimeoutError:
+            raise ControlFailed(named, f"no answer within {limit_s:g} s") from None
+        finally:
+            await child.end()
+        return Reply(output.decode("utf-8", "replace"), child.status or 0)
 
 
-def group_of(uid: int) -> int:
-    """A user's own group; nobody's where the host has no such user."""
-    try:
-        return pwd.getpwuid(uid).pw_gid
-    except KeyError:
-        return NOBODYS_GROUP
-
-
-def _filled_pipe(data: bytes) -> int:
-    """The reading end of a pipe that holds `data` and then ends; less than a pipe's capacity is written at once."""
-    reading, writing = os.pipe()
-    os.write(writing, data)
-    os.close(writing)
-    return reading
-
-
-@contextlib.asynccontextmanager
-async def _pipe() -> AsyncGenerator[tuple[asyncio.StreamReader, int]]:
-    """A pipe's reading end as a stream, and its writing end, which the caller closes.
-
-    asyncio waits for its own pipes as well before it says that a process has ended: as long as any
-    process that inherited one holds it open. So both pipes are ours.
-    """
-    reading, writing = os.pipe()
-    answer = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(answer)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(reading, "rb", 0))
-    try:
-        yield answer, writing
-    finally:
-        transport.close()
-
-
-async def _output(process: asyncio.subprocess.Process, named: str, answer: asyncio.StreamReader) -> bytes:
+async def _conversation(child: Child, typed: bytes, named: str) -> bytes:
     """What it prints until it has ended. ControlFailed if that is more than OUTPUT_MAX."""
+    with contextlib.suppress(BrokenPipeError):
+        child.write(typed)
+    child.close_stdin()
     output = bytearray()
-    while chunk := await answer.read(OUTPUT_MAX):
+    while chunk := await child.output.read(OUTPUT_MAX):
         output += chunk
         if len(output) > OUTPUT_MAX:
             raise ControlFailed(named, f"it prints more than {OUTPUT_MAX} bytes")
-    await process.wait()
+    await child.ended()
     return bytes(output)

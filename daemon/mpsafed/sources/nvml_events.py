@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 
 from mpsafe.errors import SourceLost
+from mpsafed.child import Child
 from mpsafed.signals import Cursor, DeviceXid
 from mpsafed.sources import Emit, now_ns
 
@@ -62,7 +63,7 @@ class NvmlEvents:
         self._start_deadline_s = start_deadline_s
         self._first_pause_s = pause_s
         self._pause_s = 0.0
-        self._undead: asyncio.subprocess.Process | None = None
+        self._undead: Child | None = None
 
     @property
     def cursor(self) -> Cursor:
@@ -73,14 +74,13 @@ class NvmlEvents:
         """Listens until the helper is of no use any more; raises SourceLost with the reason."""
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(max(2 * self._pause_s, self._first_pause_s), PAUSE_MAX_S)
-        if self._undead is not None and self._undead.returncode is None:
+        if self._undead is not None and self._undead.status is None:
             raise SourceLost(self.name, f"the NVML helper {self._undead.pid} was killed and hangs in the kernel")
         helper = await self._start()
         try:
-            assert helper.stdout is not None
             patience_s = self._start_deadline_s
             while True:
-                line = await self._line(helper.stdout, patience_s)
+                line = await self._line(helper.output, patience_s)
                 patience_s = self._deadline_s
                 if line.error is not None:
                     raise SourceLost(self.name, f"NVML: {line.error.text} ({line.error.code})")
@@ -95,19 +95,13 @@ class NvmlEvents:
         finally:
             await self._end(helper)
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    async def _start(self) -> Child:
         try:
-            return await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=nothing,
-                stdout=pipe,
-                env=self._environment,
-                limit=LINE_MAX_BYTES,
-                process_group=0,
-            )
+            helper = await Child.start(self._command, environment=self._environment, line_max_bytes=LINE_MAX_BYTES)
         except OSError as error:
             raise SourceLost(self.name, f"the NVML helper could not be started: {error}") from error
+        helper.close_stdin()
+        return helper
 
     async def _line(self, lines: asyncio.StreamReader, patience_s: float) -> _Line:
         try:
@@ -124,12 +118,7 @@ class NvmlEvents:
         except msgspec.MsgspecError as error:
             raise SourceLost(self.name, f"the NVML helper sent no event: {error}") from error
 
-    async def _end(self, helper: asyncio.subprocess.Process) -> None:
+    async def _end(self, helper: Child) -> None:
         """Ends it by SIGKILL; one that hangs in the kernel is left to itself, and no other one is started."""
-        if helper.returncode is None:
-            helper.kill()
-        try:
-            async with asyncio.timeout(END_S):
-                await helper.wait()
-        except TimeoutError:
+        if not await helper.end(END_S):
             self._undead = helper
