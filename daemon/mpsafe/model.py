@@ -10,6 +10,9 @@ signal   one raw observation by one source
 event    what signals are fused into
 blame    the client named as the cause, with the evidence; nobody is an answer
 fence    the ordered stop of a client
+vault    GPU memory held by file descriptors; region: one named piece of it, immutable or durable
+epoch    a tenant's right to write its durable regions; one process holds it, a takeover begins the next
+standby  a warm process of a tenant outside the server it protects against; takeover: its promotion
 """
 
 from dataclasses import dataclass, field
@@ -36,9 +39,15 @@ __all__ = [
     "Identity",
     "Limits",
     "MpsInterface",
+    "Region",
+    "RegionKind",
+    "RegionState",
     "Server",
     "ServerState",
     "SourceState",
+    "Standby",
+    "StandbyPhase",
+    "Takeover",
     "Tenant",
     "TenantHealth",
 ]
@@ -51,7 +60,7 @@ ControlState: TypeAlias = Literal["running", "starting", "stopped", "failed"]
 MpsInterface: TypeAlias = Literal["v2", "v3", "unknown"]
 ClientState: TypeAlias = Literal["connected", "doomed", "fenced", "gone"]
 TenantHealth: TypeAlias = Literal["absent", "healthy", "fenced", "lost"]
-ActionKind: TypeAlias = Literal["fence", "restart_server", "note"]
+ActionKind: TypeAlias = Literal["fence", "restart_server", "takeover", "note"]
 ActionState: TypeAlias = Literal[
     "requested",
     "frozen",
@@ -62,9 +71,14 @@ ActionState: TypeAlias = Literal[
     "killed",
     "started",
     "limited",
+    "promoted",
+    "granted",
     "done",
     "failed",
 ]
+RegionKind: TypeAlias = Literal["immutable", "durable"]
+RegionState: TypeAlias = Literal["open", "committed", "suspect"]
+StandbyPhase: TypeAlias = Literal["warm", "promoted", "granted", "serving"]
 EvidenceSource: TypeAlias = Literal["kernel_record", "server_log", "xid_pid", "nvml", "self_report", "exit"]
 
 
@@ -183,6 +197,73 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """One named piece of the vault, on one device: `sizes` are the bytes of its handles, in order.
+
+    `immutable`: open until its creator commits it with a digest of its contents, then only ever read.
+    `durable`: written by the process that holds the tenant's epoch where that is the region's `epoch`;
+    suspect from the moment that its writer is cut off until that writer's work is proven stopped: what is
+    committed in it may be read and checked, nothing written. `created_ns`, `committed_ns`: since the epoch of
+    the clock; 0: not yet.
+    """
+
+    id: int
+    tenant: str
+    name: str
+    kind: RegionKind
+    state: RegionState
+    device: str
+    sizes: list[int]
+    epoch: int
+    uid: int
+    creator: Identity
+    digest: str = ""
+    layout_bytes: int = 0
+    created_ns: int = 0
+    committed_ns: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """All of it, in bytes."""
+        return sum(self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A process that waits to take over for a tenant, and the device memory that waiting costs, by its own word."""
+
+    tenant: str
+    identity: Identity
+    uid: int
+    phase: StandbyPhase
+    since_ns: int
+    resident_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """The timeline of one takeover, in nanoseconds since the epoch of the clock; 0: not reached (yet).
+
+    The fault itself is the event's `time_ns`. `signal_ns`: the daemon had its first signal; `decided_ns`: what to do
+    was written down; `promoted_ns`: the standby was told; `received_ns`: it had read that; `proven_ns`: the old
+    client's work is proven stopped; `granted_ns`: the durable regions are the standby's to write; `serving_ns`: its
+    first correct answer. `received_ns` and `serving_ns` are the standby's own word.
+    """
+
+    tenant: str
+    victim: Identity | None
+    standby: Identity | None
+    epoch: int = 0
+    signal_ns: int = 0
+    decided_ns: int = 0
+    promoted_ns: int = 0
+    received_ns: int = 0
+    proven_ns: int = 0
+    granted_ns: int = 0
+    serving_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SourceState:
     """One source of signals, whether it is seen, and if not, why."""
 
@@ -256,3 +337,4 @@ class Event:
     lost_signals: int = 0
     uid: int | None = None
     entered_ns: int = 0
+    takeovers: list[Takeover] = field(default_factory=lambda: list[Takeover]())

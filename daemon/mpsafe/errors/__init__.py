@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong: each error is data, a sentence and a way out.
+
+The daemon sends an error's code and fields, the client library raises the same class, the command
+prints the sentence and the hint. The base class says what an error ends.
+"""
+
+from mpsafe.errors.base import CannotRun, ConnectionEnded, MpsafeError, Refused, SourceLost
+from mpsafe.errors.endings import (
+    BadConfig,
+    BadCudaCall,
+    DaemonUnreachable,
+    DemoCannotRun,
+    NoCudaDriver,
+    PeerMisbehaved,
+    SocketTaken,
+    SoftwareGpuFailed,
+)
+from mpsafe.errors.refusals import (
+    BadHandle,
+    BadRequest,
+    ControlFailed,
+    EpochHeld,
+    InternalError,
+    NoStandby,
+    NotGranted,
+    NotOurs,
+    NotPermitted,
+    NotSupported,
+    QuotaExceeded,
+    TooManyReports,
+    UnknownClient,
+    UnknownControl,
+    UnknownRegion,
+    UnknownTenant,
+    UnknownXid,
+    VaultClosed,
+)
+
+__all__ = [
+    "BadConfig",
+    "BadCudaCall",
+    "BadHandle",
+    "BadRequest",
+    "CannotRun",
+    "ConnectionEnded",
+    "ControlFailed",
+    "DaemonUnreachable",
+    "DemoCannotRun",
+    "EpochHeld",
+    "InternalError",
+    "MpsafeError",
+    "NoCudaDriver",
+    "NoStandby",
+    "NotGranted",
+    "NotOurs",
+    "NotPermitted",
+    "NotSupported",
+    "PeerMisbehaved",
+    "QuotaExceeded",
+    "Refused",
+    "SocketTaken",
+    "SoftwareGpuFailed",
+    "SourceLost",
+    "TooManyReports",
+    "UnknownClient",
+    "UnknownControl",
+    "UnknownRegion",
+    "UnknownTenant",
+    "UnknownXid",
+    "VaultClosed",
+    "all_errors",
+]
+
+
+def all_errors() -> dict[str, type[MpsafeError]]:
+    """Each concrete error class by its code."""
+    found: dict[str, type[MpsafeError]] = {}
+    todo: list[type[MpsafeError]] = [MpsafeError]
+    while todo:
+        cls = todo.pop()
+        todo.extend(cls.__subclasses__())
+        if "code" in vars(cls) and cls is not MpsafeError:
+            found[cls.code] = cls
+    return found
