@@ -22,6 +22,8 @@ __all__ = ["JOURNAL", "KernelJournal", "xid_of"]
 
 JOURNAL: Final = "journal"
 READ_MAX: Final = 64
+# journald wakes its readers after it has written, where inotify tells of it: seen not to come once in a thousand runs.
+LOOK_SECONDS: Final = 2.0
 
 
 class KernelJournal:
@@ -53,7 +55,8 @@ class KernelJournal:
             while True:
                 for _ in range(READ_MAX):
                     if not (entry := entry or reader.get_next()):
-                        await readable(changes)
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(readable(changes), LOOK_SECONDS)
                         reader.process()
                         break
                     self._cursor = _cursor(entry)
