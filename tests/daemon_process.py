@@ -41,6 +41,8 @@ mode = "adopt"
 control = "{host.control_program}"
 pipe_directory = "{host.pipe_directory}"
 log_directory = "{host.log_directory}"
+[vault]
+keeper = "{host.directory}/keeper"
 {tenants}
 """
 

@@ -29,7 +29,9 @@ from mpsafed.signals import (
 )
 from mpsafed.sources import now_ns
 from mpsafed.state import State
+from mpsafed.takeover import TakeoverLimits
 from mpsafed.tenants import Tenants
+from vault_rig import Table, vault_of
 
 __all__ = ["Host", "absorbed", "closed", "identity_of", "in_fault", "run", "sm_xid", "told", "until"]
 
@@ -41,6 +43,7 @@ class Host:
         self.directory = directory
         self.server, self.guilty, self.other = processes
         self.cut: list[int] = []
+        self.table = Table()
         self.limited: list[tuple[str, int | None]] = []
         self.program = ControlProgram(directory, {})
         self.answers = {
@@ -69,6 +72,7 @@ class Host:
     async def engine(self, policy: Policy | None = None) -> AsyncGenerator[Engine]:
         state = State(self.directory / "state")
         tenants = Tenants([TenantConfig("chat"), TenantConfig("embed")], state)
+        vault = vault_of("chat", "embed", table=self.table)
         engine = Engine(
             state=state,
             policy=policy or Policy(),
@@ -77,6 +81,9 @@ class Host:
             apply_limits=self.apply_limits,
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=1, grace_s=60, end_s=60, start_s=60),
+            takeover_limits=TakeoverLimits(60, 60),
+            epochs=vault.epochs,
+            ended=vault.ended,
             freezer=Freezer(None),
             release=lambda client: None,
             metrics=Metrics(),
@@ -91,6 +98,7 @@ class Host:
             following.cancel()
             await asyncio.wait([following])
             await engine.close()
+            vault.close()
             state.close()
 
 

@@ -18,11 +18,15 @@ from mpsafe.model import ControlDaemon, Figures, Limits
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
 from mpsafe.protocol.mps import MpsInterface
+from mpsafe.protocol.standby import StandbyInterface
+from mpsafe.protocol.vault import VaultInterface
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.api.events import EventsService
 from mpsafed.api.host import HostService
 from mpsafed.api.mps import MpsService
 from mpsafed.api.service import Service
+from mpsafed.api.standby import StandbyService
+from mpsafed.api.vault import VaultService
 from mpsafed.config import TenantConfig
 from mpsafed.devices import Devices
 from mpsafed.engine import Engine
@@ -35,7 +39,9 @@ from mpsafed.peer import Peer
 from mpsafed.policy import Policy
 from mpsafed.restart import RestartLimits
 from mpsafed.state import State
+from mpsafed.takeover import TakeoverLimits
 from mpsafed.tenants import Tenants
+from vault_rig import vault_of
 
 __all__ = ["Declared", "Served"]
 
@@ -109,14 +115,19 @@ class Served:
         os.chmod(self.socket, 0o666)
         state = State(self.host.directory / "served-state")
         service = Service(listener, self._admin_group, "test")
+        vault = vault_of("chat", "embed")
+        tenants = Tenants([TenantConfig("chat"), TenantConfig("embed")], state)
         engine = _Engine(
             state=state,
             policy=Policy(),
-            tenants=Tenants([TenantConfig("chat"), TenantConfig("embed")], state),
+            tenants=tenants,
             controls=Controls([control_of(self.host.control_program, self.host.environment)]),
             apply_limits=_no_limits,
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=1, grace_s=60, end_s=60, start_s=60),
+            takeover_limits=TakeoverLimits(60, 60),
+            epochs=vault.epochs,
+            ended=vault.ended,
             freezer=Freezer(None),
             release=lambda client: None,
             metrics=Metrics(),
@@ -128,6 +139,8 @@ class Served:
         try:
             await engine.resume()
             service.add(HostInterface(HostService(engine, devices, "none")))
+            service.add(VaultInterface(VaultService(vault, tenants, engine.ends.watch)))
+            service.add(StandbyInterface(StandbyService(engine, tenants)))
             service.add(EventsInterface(EventsService(engine)))
             service.add(MpsInterface(MpsService(self._supervisor)))
             service.start()

@@ -109,7 +109,7 @@ def test_a_drop_in_adds_tenants_and_replaces_them_whole(path: Path) -> None:
 
 MISTAKES = [
     ("[deamon]", "unknown table 'deamon'", "did you mean daemon?"),
-    ("[vault]", "unknown table 'vault'", "known are: daemon, sources, driver"),
+    ("[cellar]", "unknown table 'cellar'", "known are: daemon, sources, driver"),
     ('[daemon]\nsockets = "/x"', "[daemon]: unknown key 'sockets'", "did you mean socket?"),
     ("[policy]\nzzz = 1", "[policy]: unknown key 'zzz'", "known are: act"),
     ("[daemon]\nsocket = 5", "[daemon] key socket: expected `str`, got `int`", "mpsafe.toml(5)"),

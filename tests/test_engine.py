@@ -16,8 +16,8 @@ from engine_host import Host, absorbed, closed, identity_of, in_fault, run, sm_x
 from mpsafe.errors import UnknownClient
 from mpsafe.model import Action, ActionState, Event, Fault, Server
 from mpsafe.status import StatusPage
+from mpsafed import actions, fuse
 from mpsafed import engine as module
-from mpsafed import fuse
 from mpsafed.engine import QUEUE_MAX
 from mpsafed.peer import Peer
 from mpsafed.policy import Policy, TenantPolicy
@@ -144,7 +144,7 @@ def test_a_tenant_that_is_to_be_left_alone(host: Host) -> None:
 
 
 def test_what_is_only_noted_is_closed_once_its_window_is_over(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WINDOW_NS", 0)
+    monkeypatch.setattr(actions, "WINDOW_NS", 0)
 
     async def check() -> None:
         async with host.engine(Policy(act=False)) as engine:
@@ -161,7 +161,7 @@ def test_what_was_only_noted_is_closed_also_by_the_next_daemon(host: Host, monke
         async with host.engine(Policy(act=False)) as engine:
             engine.emit(absorbed(host.guilty))
             await until(engine, lambda event: bool(event.actions))
-        monkeypatch.setattr(module, "WINDOW_NS", 0)
+        monkeypatch.setattr(actions, "WINDOW_NS", 0)
         async with host.engine(Policy(act=False)) as engine:
             await until(engine, closed())
 

@@ -23,6 +23,9 @@ from mpsafed.freezer import Freezer
 from mpsafed.mps.control import Control
 from mpsafed.policy import Fence, RestartServer
 from mpsafed.restart import RestartLimits
+from mpsafed.takeover import TakeoverLimits
+from mpsafed.takeovers import Takeovers
+from vault_rig import vault_of
 
 SERVER = 4_000_001  # nobody has this pid
 
@@ -34,6 +37,7 @@ class Rig:
         self.events: dict[int, Event] = {}
         self.stream: list[Event] = []
         self.grown = asyncio.Event()
+        self.vault = vault_of("chat")
         self.executors = Executors(
             around=Surroundings(
                 controls=lambda client, server: [control] if control else [],
@@ -48,6 +52,15 @@ class Rig:
             restart_limits=RestartLimits(settle_s=0, grace_s=60, end_s=60, start_s=60),
             control_of=lambda server: control,
             apply_limits=self.apply_limits,
+            takeovers=Takeovers(
+                self.vault.epochs,
+                clients={},
+                latest=self.events.__getitem__,
+                update=self.update,
+                stop=lambda event, process: None,
+                ended=self.vault.ended,
+                limits=TakeoverLimits(60, 60),
+            ),
             latest=self.events.__getitem__,
             update=self.update,
         )

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsafe.model import Action, Blame, Client, Event, Evidence, Fault, Identity, Server
-from mpsafed.policy import Fence, Note, Policy, RestartServer, TenantPolicy, decide
+from mpsafed.policy import Fence, Note, Policy, RestartServer, Takeover, TenantPolicy, decide
 from mpsafed.snapshot import Snapshot
 
 SERVER = Server(500, 1000, "fault", 2)
@@ -68,6 +68,8 @@ snapshots = st.builds(
     Snapshot,
     st.lists(clients).map(lambda found: {client.identity: client for client in found}),
     st.lists(servers).map(lambda found: {server.pid: server for server in found}),
+    standbys=st.dictionaries(st.sampled_from(["embed", "chat"]), identities | st.none(), max_size=2),
+    members=st.dictionaries(identities, st.sampled_from(["embed", "chat"]), max_size=3),
 )
 policies = st.builds(
     Policy,
@@ -98,6 +100,10 @@ def test_the_law(snapshot: Snapshot, event: Event, policy: Policy) -> None:
                 assert decision.server == event.server
                 assert snapshot.servers[decision.server].uid == decision.uid
                 assert all(snapshot.clients[client].server == decision.server for client in decision.clients)
+            case Takeover():
+                assert snapshot.standbys[decision.tenant] in (None, decision.victim)
+                assert snapshot.tenant_of(decision.victim) == decision.tenant
+                assert policy.tenants.get(decision.tenant, TenantPolicy()).on_fault == "fence"
             case Note():
                 assert decision.reason
     if event.phase == "closed":
@@ -116,6 +122,8 @@ def test_nothing_is_decided_twice(snapshot: Snapshot, event: Event, policy: Poli
                 taken.append(Action("fence", decision.client, "requested", ""))
             case RestartServer():
                 taken.append(Action("restart_server", None, "requested", ""))
+            case Takeover():
+                taken.append(Action("takeover", decision.victim, "requested", ""))
             case Note():
                 taken.append(Action("note", None, "done", decision.reason))
     acted = replace(event, actions=[*event.actions, *taken])
@@ -168,3 +176,32 @@ def test_events_that_are_no_faults_are_told() -> None:
     for kind in ("eviction", "exit", "server", "device"):
         (note,) = decide(HOST, replace(FATAL, kind=kind, fault=None), Policy())
         assert note == Note(f"{kind} events are told, not acted upon")
+
+
+WAITED_FOR = replace(HOST, standbys={"embed": GUILTY.identity, "chat": None})
+
+
+def test_a_standby_is_promoted_beside_the_fence_of_its_process() -> None:
+    assert decide(WAITED_FOR, ABSORBED, Policy()) == [Takeover("embed", GUILTY.identity), Fence(GUILTY.identity, 500)]
+
+
+def test_each_tenant_that_lost_its_process_has_its_standby_promoted() -> None:
+    lost = (GUILTY.identity, OTHER.identity)
+    assert decide(WAITED_FOR, FATAL, Policy()) == [
+        Takeover("embed", GUILTY.identity),
+        Takeover("chat", OTHER.identity),
+        RestartServer(500, 1000, lost),
+    ]
+
+
+def test_a_process_that_does_not_hold_the_epoch_is_nobodys_to_replace() -> None:
+    """The tenant's standby was promoted before: what is lost now is the old process."""
+    promoted = replace(HOST, standbys={"embed": Identity(13, 130)})
+    assert decide(promoted, ABSORBED, Policy()) == [Fence(GUILTY.identity, 500)]
+
+
+def test_the_end_of_the_process_that_serves_is_a_takeover() -> None:
+    ended = replace(ABSORBED, kind="exit", fault=None)
+    assert decide(WAITED_FOR, ended, Policy()) == [Takeover("embed", GUILTY.identity)]
+    spared = Policy(tenants={"embed": TenantPolicy("note")})
+    assert [type(one) for one in decide(WAITED_FOR, ended, spared)] == [Note]

@@ -44,8 +44,11 @@ class Child:
         line_max_bytes: int = 1 << 16,
         uid: int | None = None,
         errors: int | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> Self:
         """Starts it, as the user `uid` where that is not None. `errors`: its stderr; None: ours.
+
+        `pass_fds`: what it inherits under the same numbers.
 
         `output.readline` raises ValueError at a line of more than `line_max_bytes`. Raises OSError.
         """
@@ -67,6 +70,7 @@ class Child:
                     stdout=written,
                     stderr=errors,
                     start_new_session=True,
+                    pass_fds=pass_fds,
                     user=uid,
                     group=None if uid is None else group_of(uid),
                     extra_groups=None if uid is None else [],

@@ -21,6 +21,7 @@ from mpsafed.declared import Declared
 from mpsafed.driver import Mode
 from mpsafed.driver import Policy as DriverPolicy
 from mpsafed.policy import Policy, TenantPolicy
+from mpsafed.vault.vault import Quota
 
 __all__ = ["DEFAULT_PATH", "Config", "LimitsConfig", "TenantConfig", "load"]
 
@@ -104,6 +105,22 @@ class FenceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeoverConfig:
+    """[takeover]. How long a promoted standby may take to say that it knows, and that it serves."""
+
+    received_ms: Milliseconds = 1000
+    serving_ms: Milliseconds = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class VaultConfig:
+    """[vault]. `handles`: of all tenants. `keeper`: the socket of the process that holds them without systemd."""
+
+    handles: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 2048
+    keeper: str = "/run/mpsafe/keeper"
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """[policy]"""
 
@@ -119,12 +136,18 @@ class MetricsConfig:
 
 @dataclass(frozen=True, slots=True)
 class TenantConfig:
-    """[[tenant]]. `uid`: who may attach for it; anybody where it is left out. `cgroup`: its own, to be frozen."""
+    """[[tenant]]. `uid`: who may attach for it; anybody where it is left out. `cgroup`: its own, to be frozen.
+
+    `vault_bytes` and `vault_handles`: what it may hold in the vault. `readers`: who may read its immutable regions.
+    """
 
     name: Name
     uid: Uid | None = None
     on_fault: Literal["fence", "note"] = "fence"
     cgroup: CgroupPath | None = None
+    vault_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    vault_handles: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 256
+    readers: list[Name] = field(default_factory=lambda: list[str]())
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +159,8 @@ class Config:
     driver: DriverConfig = field(default_factory=DriverConfig)
     mps: Mps = field(default_factory=Mps)
     fence: FenceConfig = field(default_factory=FenceConfig)
+    takeover: TakeoverConfig = field(default_factory=TakeoverConfig)
+    vault: VaultConfig = field(default_factory=VaultConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     limits: list[LimitsConfig] = field(default_factory=lambda: list[LimitsConfig]())
@@ -144,6 +169,10 @@ class Config:
     def decisions(self) -> Policy:
         """What `policy.decide` wants to know."""
         return Policy(self.policy.act, {tenant.name: TenantPolicy(tenant.on_fault) for tenant in self.tenant})
+
+    def quotas(self) -> dict[str, Quota]:
+        """What each tenant may hold in the vault, and who may read there."""
+        return {one.name: Quota(one.vault_bytes, one.vault_handles, frozenset(one.readers)) for one in self.tenant}
 
     def control_daemons(self) -> list[Declared]:
         """The MPS control daemons that the configuration leads to."""
@@ -190,6 +219,8 @@ _TABLES: Final[dict[str, type[Any]]] = {
     "driver": DriverConfig,
     "mps": Mps,
     "fence": FenceConfig,
+    "takeover": TakeoverConfig,
+    "vault": VaultConfig,
     "policy": PolicyConfig,
     "metrics": MetricsConfig,
 }

@@ -11,17 +11,18 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-from mpsafe.errors import UnknownClient
-from mpsafe.model import Action, Client, ControlDaemon, Event, Figures, Identity, Server, SourceState, Tenant
+from mpsafe.errors import NoStandby, UnknownClient
+from mpsafe.model import Client, ControlDaemon, Event, Figures, Identity, Server, SourceState, Tenant
 from mpsafed import journal
-from mpsafed.executors import Executors, requested, waiting
+from mpsafed.actions import Actions
+from mpsafed.executors import Executors
 from mpsafed.fence import FenceLimits, Surroundings
 from mpsafed.freezer import Freezer
-from mpsafed.fuse import WINDOW_NS, by_hand, fuse
+from mpsafed.fuse import by_hand, fuse
 from mpsafed.guard import Guard
 from mpsafed.metrics import Metrics, Overview
 from mpsafed.mps.control import Control
@@ -29,7 +30,7 @@ from mpsafed.mps.controls import Controls
 from mpsafed.mps.inventory import Inventory
 from mpsafed.page import Board
 from mpsafed.peer import Peer
-from mpsafed.policy import Fence, Note, Policy, RestartServer, decide, is_dealt_with
+from mpsafed.policy import Fence, Policy, Takeover, is_dealt_with
 from mpsafed.processes import has_ended
 from mpsafed.restart import RestartLimits
 from mpsafed.signals import (
@@ -48,6 +49,9 @@ from mpsafed.snapshot import Snapshot
 from mpsafed.sources import now_ns
 from mpsafed.sources.process_ends import ProcessEnds
 from mpsafed.state import Line, State
+from mpsafed.stream import Stream
+from mpsafed.takeover import Epochs, TakeoverLimits
+from mpsafed.takeovers import Takeovers
 from mpsafed.tenants import Tenants, being_fenced
 
 __all__ = ["Engine"]
@@ -66,7 +70,7 @@ class Engine:
 
     `apply_limits` sets the limits that are declared for a control daemon: of one of its servers, or (None)
     the default ones. `cut` closes a process's connections. `devices_changed` is called when a device came
-    or went.
+    or went. `epochs` is the vault's law of who may write, and `ended` tells the vault of the end of a process.
     """
 
     def __init__(
@@ -79,6 +83,9 @@ class Engine:
         apply_limits: Callable[[Control, int | None], Awaitable[list[str]]],
         fence_limits: FenceLimits,
         restart_limits: RestartLimits,
+        takeover_limits: TakeoverLimits,
+        epochs: Epochs,
+        ended: Callable[[Identity], None],
         freezer: Freezer,
         release: Callable[[Identity], None],
         metrics: Metrics,
@@ -100,13 +107,22 @@ class Engine:
         self._scheduled = False
         self._closed = False
         self._cursors: dict[str, Cursor] = {}
-        self._changed: set[asyncio.Event] = set()
+        self._stream = Stream(state, metrics)
         self._drifts: dict[str, list[str]] = {}
         self._look_at = 0.0
         self._cut_connections = cut
         self._devices_changed = devices_changed
+        self.takeovers = Takeovers(
+            epochs,
+            clients=self.inventory.clients,
+            latest=state.latest,
+            update=self._record,
+            stop=self._stop,
+            ended=ended,
+            limits=takeover_limits,
+        )
         guard = Guard(controls, self.inventory, remembered=state.servers, tenant_of=tenants.of)
-        self._executors = Executors(
+        executors = Executors(
             around=Surroundings(
                 controls=guard.controls_of,
                 cut=self._cut,
@@ -120,8 +136,17 @@ class Engine:
             restart_limits=restart_limits,
             control_of=guard.control_of,
             apply_limits=apply_limits,
+            takeovers=self.takeovers,
             latest=state.latest,
             update=self._record,
+        )
+        self._actions = Actions(
+            state=state,
+            policy=policy,
+            inventory=self.inventory,
+            snapshot=self.snapshot,
+            record=self._record,
+            executors=executors,
         )
 
     async def resume(self) -> None:
@@ -131,18 +156,13 @@ class Engine:
         for identity in [*self.state.clients, *self.state.members]:
             self.ends.watch(identity)
         for event in [event for event in self.state.events() if event.phase == "open"]:
-            for action in [action for action in event.actions if waiting(action)]:
-                self._take_up(event, action)
-            if not event.actions:
-                self._act(event)
-            elif not any(map(waiting, event.actions)):
-                self._close_later(event)
+            self._actions.take_up(event)
         self.board.refresh()
 
     async def close(self) -> None:
         """Stops acting; nothing is undone."""
         self._closed = True
-        await self._executors.close()
+        await self._actions.close()
         await self.inventory.close()
         self.ends.close()
         self.board.close()
@@ -192,7 +212,19 @@ class Engine:
         if client is None or client.state == "gone" or has_ended(client.identity):
             raise UnknownClient(pid)
         event = self._record(by_hand(client, now_ns(), uid=peer.uid if peer else 0))
-        self._executors.fence(event.id, Fence(client.identity, client.server))
+        self._actions.carry_out(event, [Fence(client.identity, client.server)])
+        return event.id
+
+    def promote_by_hand(self, tenant: str, peer: Peer | None) -> int:
+        """An admin wants a standby promoted: what serves the tenant now is fenced. Returns the event's id."""
+        holder = self.takeovers.epochs.holder_of(tenant)
+        served = [c for c in self.inventory.clients.values() if c.tenant == tenant and c.state == "connected"]
+        client = next((one for one in served if holder in (None, one.identity)), None)
+        if client is None or tenant not in self.takeovers.standing():
+            raise NoStandby(tenant)
+        event = self._record(by_hand(client, now_ns(), uid=peer.uid if peer else 0))
+        fence = Fence(client.identity, client.server)
+        self._actions.carry_out(event, [Takeover(tenant, client.identity), fence])
         return event.id
 
     def tenants(self) -> list[Tenant]:
@@ -206,6 +238,8 @@ class Engine:
             self.inventory.clients,
             self.inventory.servers,
             self.devices,
+            standbys=self.takeovers.standing(),
+            members=self._tenants.members(),
             boot_ns=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tick_ns=TICK_NS,
         )
@@ -226,15 +260,9 @@ class Engine:
                 journal.limits_drifted(control)
             self._drifts[control.name] = control.drift
 
-    @contextlib.contextmanager
-    def subscribed(self) -> Generator[asyncio.Event]:
+    def subscribed(self) -> contextlib.AbstractContextManager[asyncio.Event]:
         """An event that is set whenever the stream has grown."""
-        changed = asyncio.Event()
-        self._changed.add(changed)
-        try:
-            yield changed
-        finally:
-            self._changed.discard(changed)
+        return self._stream.subscribed()
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -266,7 +294,7 @@ class Engine:
             self._metrics.signal(signal.cursor.source)
         if event is not None:
             entry = self._record(event)
-            self._act(entry)
+            self._actions.act(entry)
         if isinstance(signal, ClientGone):
             self._client_gone(signal.client)
 
@@ -302,59 +330,15 @@ class Engine:
 
     def _record(self, event: Event) -> Event:
         before = self.state.known(event.id)
-        entry = self.state.record(replace(event, entered_ns=now_ns()), self._cursors.values())
+        entry = self._stream.record(event, self._cursors.values())
         self._cursors.clear()
-        journal.tell(entry, before)
-        self._metrics.entry(entry, before)
-        for changed in self._changed:
-            changed.set()
         self.board.refresh()
+        self.takeovers.told(entry, before)
         return entry
-
-    def _act(self, event: Event) -> None:
-        decisions = decide(self.snapshot(), event, self.policy)
-        if not decisions:
-            return
-        for decision in decisions:
-            if isinstance(decision, RestartServer):
-                self.state.append(Line(server=self.inventory.servers[decision.server]))
-        actions = [requested(decision) for decision in decisions]
-        entry = self._record(replace(event, actions=[*event.actions, *actions]))
-        for decision in decisions:
-            self._start(entry, decision)
-        if all(isinstance(decision, Note) for decision in decisions) and not any(map(waiting, entry.actions)):
-            self._close_later(entry)
-
-    def _start(self, event: Event, decision: Fence | RestartServer | Note) -> None:
-        match decision:
-            case Fence():
-                self.inventory.set_state(decision.client, "doomed")
-                self._executors.fence(event.id, decision)
-            case RestartServer():
-                self._executors.restart(event.id, decision)
-            case Note():
-                pass
-
-    def _take_up(self, event: Event, action: Action) -> None:
-        if action.kind == "fence" and action.target is not None:
-            self._executors.fence(event.id, Fence(action.target, event.server))
-        elif action.kind == "restart_server" and (server := self.state.servers.get(event.server or 0)) is not None:
-            clients = tuple(client.identity for client in self.snapshot().clients_of(server.pid))
-            self._executors.restart(event.id, RestartServer(server.pid, server.uid, clients))
-
-    def _close_later(self, event: Event) -> None:
-        delay = WINDOW_NS / 1e9 if event.kind == "fault" else 0
-        asyncio.get_running_loop().call_later(delay, self._close_event, event.id)
-
-    def _close_event(self, number: int) -> None:
-        if self._closed:
-            return
-        event = self.state.latest(number)
-        if event.phase == "open" and not any(map(waiting, event.actions)):
-            self._record(replace(event, phase="closed"))
 
     def _client_came(self, client: Client) -> None:
         """Remembered, so that its end is seen even after a restart."""
+        self.takeovers.came(client.identity)
         self.state.append(Line(client=client))
         self.ends.watch(client.identity)
         self.board.refresh()
@@ -373,6 +357,7 @@ class Engine:
     def _client_gone(self, identity: Identity) -> None:
         """It stays known for a while, also over a restart: what it did may be read after its end."""
         client = self.inventory.clients.get(identity)
+        self.takeovers.ended(identity)
         self._tenants.reports.forget(identity)
         self.state.append(Line(gone=identity))
         if client is not None:
@@ -387,6 +372,9 @@ class Engine:
             return
         self.inventory.gone(identity)
         self.state.append(Line(gone=identity))
+
+    def _stop(self, number: int, process: Identity) -> None:
+        self._actions.stop(number, process)
 
     def _cut(self, client: Identity) -> None:
         self.inventory.set_state(client, "fenced")

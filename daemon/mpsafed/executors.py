@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs fences and restarts as tasks, and writes each step into the event that asked for it.
+"""Runs fences, restarts and takeovers as tasks, and writes each step into the event that asked for it.
 
-One client has one fence at a time and one server one restart, whatever number of events ask: the others
-wait for its end. A step that the tables of `steps` do not have is a defect, told and not written.
+One client has one fence at a time, one server one restart and one tenant one takeover, whatever number of events
+ask: the others wait for its end. A step that the tables of `steps` do not have is a defect, told and not written.
 """
 
 import asyncio
@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from mpsafe.model import Action, ActionKind, ActionState, Event, Identity
+from mpsafe.model import Takeover as Timeline
 from mpsafed import steps
 from mpsafed.fence import FenceLimits, Surroundings, fence
 from mpsafed.mps.control import Control
-from mpsafed.policy import Decision, Fence, Note, RestartServer
+from mpsafed.policy import Decision, Fence, Note, RestartServer, Takeover
 from mpsafed.restart import RestartLimits, restart_server
+from mpsafed.sources import now_ns
+from mpsafed.takeovers import Takeovers
 
 __all__ = ["Executors", "requested", "waiting"]
 
@@ -52,6 +55,7 @@ class Executors:
         restart_limits: RestartLimits,
         control_of: Callable[[int], Control | None],
         apply_limits: Callable[[Control, int | None], Awaitable[list[str]]],
+        takeovers: Takeovers,
         latest: Callable[[int], Event],
         update: Callable[[Event], Event],
     ) -> None:
@@ -60,10 +64,11 @@ class Executors:
         self._restart_limits = restart_limits
         self._control_of = control_of
         self._apply_limits = apply_limits
+        self._takeovers = takeovers
         self._latest = latest
         self._update = update
         self._tasks: set[asyncio.Task[None]] = set()
-        self._newest: dict[Identity | int, tuple[asyncio.Task[None], _Job]] = {}
+        self._newest: dict[Identity | int | str, tuple[asyncio.Task[None], _Job]] = {}
 
     def fence(self, event: int, decision: Fence) -> None:
         """Starts a fence, or takes one up from the step that the event says it had reached."""
@@ -85,6 +90,28 @@ class Executors:
         """Starts the restart of a server, or takes one up from the step that the event says it had reached."""
         job = _Job(event, "restart_server", None, "done")
         self._start(decision.server, job, lambda: self._restart(job, decision))
+
+    def take_over(self, event: int, decision: Takeover) -> None:
+        """Starts a takeover, or takes one up from the step that the event says it had reached."""
+        job = _Job(event, "takeover", decision.victim, "done")
+
+        def progress(state: ActionState, detail: str, *, standby: Identity | None = None, epoch: int = 0) -> None:
+            def stamped(one: Timeline) -> Timeline:
+                match state:
+                    case "promoted":
+                        return replace(one, standby=standby, epoch=epoch, promoted_ns=now_ns())
+                    case "granted":
+                        return replace(one, granted_ns=now_ns())
+                    case _:
+                        return one
+
+            self._progress(job, state, detail, stamped)
+
+        self._start(
+            decision.tenant,
+            job,
+            lambda: self._takeovers.run(decision, event, progress=progress, reached=self._reached(job)),
+        )
 
     async def _restart(self, job: _Job, decision: RestartServer) -> None:
         control = self._control_of(decision.server)
@@ -109,7 +136,7 @@ class Executors:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, what: Identity | int, job: _Job, work: _Work) -> None:
+    def _start(self, what: Identity | int | str, job: _Job, work: _Work) -> None:
         before = self._newest.get(what)
         task = asyncio.create_task(self._run(job, work) if before is None else self._run_after(*before, job, work))
         self._tasks.add(task)
@@ -148,7 +175,10 @@ class Executors:
                 return action.state
         return "requested"
 
-    def _progress(self, job: _Job, state: ActionState, detail: str) -> None:
+    def _progress(
+        self, job: _Job, state: ActionState, detail: str, stamped: Callable[[Timeline], Timeline] | None = None
+    ) -> None:
+        """Writes a step; `stamped` changes the timeline of the takeover whose step it is."""
         event = self._latest(job.event)
         reached = self._reached(job)
         if not steps.legal(job.kind, reached, state):
@@ -161,7 +191,8 @@ class Executors:
             for action in event.actions
         ]
         ended = not any(map(waiting, actions))
-        self._update(replace(event, actions=actions, phase="closed" if ended else "open"))
+        takeovers = [stamped(one) if stamped and one.victim == job.target else one for one in event.takeovers]
+        self._update(replace(event, actions=actions, takeovers=takeovers, phase="closed" if ended else "open"))
 
 
 def waiting(action: Action) -> bool:
@@ -176,6 +207,8 @@ def requested(decision: Decision) -> Action:
             return Action("fence", decision.client, "requested", "")
         case RestartServer():
             return Action("restart_server", None, "requested", f"server {decision.server}, uid {decision.uid}")
+        case Takeover():
+            return Action("takeover", decision.victim, "requested", f"tenant {decision.tenant}")
         case Note():
             return Action("note", None, "done", decision.reason)
         case _:

@@ -9,14 +9,21 @@ to poll() that is none for its owner, as /dev/kmsg does (sd_notify(3)).
 Without systemd nothing is handed over and nothing is stored.
 """
 
+import errno
+import fnmatch
 import logging
 import os
+import select
+import subprocess
 from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
 
 import systemd.daemon
 
 __all__ = ["FdStore"]
+
+BARRIER_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -32,22 +39,27 @@ class FdStore:
     """What was handed over at the start, each to be taken once, and the way to store more.
 
     What has another name than those `wanted`, as after a change of the configuration, or one that is there
-    already, is closed and let go of.
+    already, is closed and let go of. A name that ends with "*" is any with that beginning.
     """
 
     def __init__(self, wanted: Collection[str]) -> None:
         self._handed: dict[str, int] = {}
         for fd, name in systemd.daemon.listen_fds_with_names().items():
-            if name in wanted and name not in self._handed:
+            known = any(fnmatch.fnmatchcase(name, one) for one in wanted)
+            if known and name not in self._handed:
                 self._handed[name] = fd
             else:
                 os.close(fd)
-                if name not in wanted:
+                if not known:
                     self.remove(name)
 
     def taken(self, name: str) -> int | None:
         """A descriptor that was handed over; from here on it is the caller's. None if there is none."""
         return self._handed.pop(name, None)
+
+    def taken_all(self, prefix: str) -> dict[str, int]:
+        """All that were handed over with a name that begins so; they are the caller's."""
+        return {name: self._handed.pop(name) for name in list(self._handed) if name.startswith(prefix)}
 
     def store(self, name: str, fd: int) -> None:
         """A copy of the descriptor rests in the store from here on."""
@@ -56,6 +68,30 @@ class FdStore:
     def remove(self, name: str) -> None:
         """The store lets go of all that rests under this name, soon."""
         self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}", [])
+
+    def count(self) -> int:
+        """How many descriptors the store holds, once all that was said before has been heard. OSError, TimeoutExpired.
+
+        systemd answers neither FDSTORE=1 nor whether there was room: NFileDescriptorStore of the unit tells.
+        """
+        self._barrier()
+        unit = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition("/")[2]
+        command = ["systemctl", "show", "--property=NFileDescriptorStore", "--value", "--", unit]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=BARRIER_S, check=False)
+        if not shown.stdout.strip().isdecimal():
+            raise OSError(errno.EIO, f"systemctl show {unit}: {shown.stderr.strip() or 'no number'}")
+        return int(shown.stdout)
+
+    def _barrier(self) -> None:
+        """Returns when systemd has dealt with all that was sent before: it closes what comes with BARRIER=1."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._notify("BARRIER=1", [writing])
+            os.close(writing)
+            if not select.select([reading], [], [], BARRIER_S)[0]:
+                raise OSError(errno.ETIMEDOUT, "systemd does not hear")
+        finally:
+            os.close(reading)
 
     def kept(self, name: str, *, take: Callable[[int], T], make: Callable[[], T]) -> T:
         """What was handed over, once, or a new one that rests in the store in its place.

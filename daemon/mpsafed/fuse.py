@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from mpsafe import catalogue
-from mpsafe.model import Action, Blame, Client, Event, EventKind, Evidence, Fault
+from mpsafe.model import Blame, Client, Event, EventKind, Evidence, Fault
 from mpsafed.blame import PROOFS, believed, is_news, is_proven, of_log, of_record, of_xid, suspect, weighed
 from mpsafed.signals import (
     ClientConnected,
@@ -108,7 +108,6 @@ def by_hand(client: Client, time_ns: int, *, uid: int) -> Event:
         summary=f"{client.tenant or client.name} ({client.identity.pid}) is fenced by hand",
         server=client.server,
         blame=Blame(client.identity, client.name, client.tenant, [Evidence("self_report", text, client.identity.pid)]),
-        actions=[Action("fence", client.identity, "requested", text)],
         uid=client.uid,
     )
 
@@ -234,6 +233,12 @@ def _exit(signal: ClientGone, events: list[Event], snapshot: Snapshot) -> Event 
         if event.kind == "fault" and concerns:
             known = any(e.source == "exit" and e.pid == signal.client.pid for e in event.blame.evidence)
             return None if known or event.phase == "closed" else _with_evidence(event, evidence, snapshot)
+    holds = next((name for name, holder in snapshot.standbys.items() if holder == signal.client), None)
+    if holds is not None and not signal.orderly:
+        blame = Blame(signal.client, client.name if client is not None else None, holds, [evidence])
+        event = _new(signal, "exit", f"{holds} ({signal.client.pid}) has ended, and a standby waits")
+        uid = client.uid if client is not None else None
+        return replace(event, server=client.server if client is not None else None, blame=blame, uid=uid)
     if client is None or client.state == "gone":
         return None
     ongoing = _ongoing(signal, events, None, client.server)

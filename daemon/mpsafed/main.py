@@ -23,11 +23,15 @@ from mpsafe.model import Identity
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
 from mpsafe.protocol.mps import MpsInterface
+from mpsafe.protocol.standby import StandbyInterface
+from mpsafe.protocol.vault import VaultInterface
 from mpsafed import journal, metrics
 from mpsafed.api.events import EventsService
 from mpsafed.api.host import HostService
 from mpsafed.api.mps import MpsService
 from mpsafed.api.service import Service
+from mpsafed.api.standby import StandbyService
+from mpsafed.api.vault import VaultService
 from mpsafed.config import Config, load
 from mpsafed.devices import Devices
 from mpsafed.driver import Driver
@@ -41,6 +45,7 @@ from mpsafed.mps.control import Control
 from mpsafed.mps.controls import Controls
 from mpsafed.mps.directories import writer
 from mpsafed.mps.supervisor import Supervisor
+from mpsafed.processes import has_ended
 from mpsafed.restart import RestartLimits
 from mpsafed.sources import Source, keep_running
 from mpsafed.sources.device_events import DeviceEvents
@@ -50,7 +55,11 @@ from mpsafed.sources.mps_logs import ControlLog, ServerLog
 from mpsafed.sources.nvml_events import NvmlEvents
 from mpsafed.sources.process_events import ProcessEvents
 from mpsafed.state import Line, State
+from mpsafed.takeover import TakeoverLimits
 from mpsafed.tenants import Tenants
+from mpsafed.vault.check import check
+from mpsafed.vault.holder import PREFIX, Holder, Keeper, SystemdStore
+from mpsafed.vault.vault import Vault
 
 __all__ = ["main"]
 
@@ -80,7 +89,7 @@ def main() -> int:
 
 async def serve(config: Config) -> int:
     """Assembles the daemon and serves until SIGTERM or SIGINT."""
-    store = FdStore([LISTENER] if config.driver.kind == "none" else [LISTENER, DRIVER])
+    store = FdStore([LISTENER, f"{PREFIX}*", *([] if config.driver.kind == "none" else [DRIVER])])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -109,10 +118,20 @@ async def serve(config: Config) -> int:
         stack.callback(supervisor.close)
         changed = asyncio.Event()
         changed.set()
+        vault = Vault(
+            _holder(config, store),
+            config.quotas(),
+            handles_max=config.vault.handles,
+            check=partial(check, environment=_programs_environment()),
+            alive=lambda process: not has_ended(process),
+            changed=lambda: engine.board.refresh(),
+        )
+        stack.callback(vault.close)
+        tenants = Tenants(config.tenant, state)
         engine = Engine(
             state=state,
             policy=config.decisions(),
-            tenants=Tenants(config.tenant, state),
+            tenants=tenants,
             controls=controls,
             apply_limits=lambda control, server: supervisor.apply_limits(control.name, server),
             fence_limits=FenceLimits(
@@ -121,6 +140,9 @@ async def serve(config: Config) -> int:
                 hold_s=config.driver.hold_ms / 1000 if config.driver.kind != "none" else 0,
             ),
             restart_limits=RestartLimits(grace_s=config.fence.grace_ms / 1000),
+            takeover_limits=TakeoverLimits(config.takeover.received_ms / 1000, config.takeover.serving_ms / 1000),
+            epochs=vault.epochs,
+            ended=vault.ended,
             freezer=Freezer(cgroup_root()),
             release=lambda client: _release(sources, client),
             metrics=counted,
@@ -131,6 +153,8 @@ async def serve(config: Config) -> int:
         sources: list[Source] = _sources(config, state, store, engine, supervisor)
         state.append(Line(cursors=[source.cursor for source in sources]))
         await engine.resume()
+        for process in vault.processes():
+            engine.ends.watch(process)
         tasks = [asyncio.create_task(keep_running(source, engine.emit, engine.source_changed)) for source in sources]
         tasks.append(asyncio.create_task(engine.inventory.follow()))
         tasks.append(asyncio.create_task(supervisor.run()))
@@ -140,6 +164,8 @@ async def serve(config: Config) -> int:
         service.add(HostInterface(HostService(engine, devices, config.driver.kind)))
         service.add(EventsInterface(EventsService(engine)))
         service.add(MpsInterface(MpsService(supervisor)))
+        service.add(StandbyInterface(StandbyService(engine, tenants)))
+        service.add(VaultInterface(VaultService(vault, tenants, engine.ends.watch)))
         service.start()
         _notify(f"READY=1\nSTATUS=serving, {len(state.events())} events known")
         await stop.wait()
@@ -186,6 +212,13 @@ def _driver(config: Config, store: FdStore) -> Callable[[], Driver] | None:
         case _:
             assert_never(config.driver.kind)
     return lambda: store.kept(DRIVER, take=lambda fd: kind(path, fd), make=lambda: kind(path))
+
+
+def _holder(config: Config, store: FdStore) -> Holder:
+    """systemd where it started us (systemd.exec(5), SYSTEMD_EXEC_PID), else a process of our own."""
+    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()) and "NOTIFY_SOCKET" in os.environ:
+        return SystemdStore(store)
+    return Keeper(Path(config.vault.keeper))
 
 
 def _release(sources: Sequence[Source], client: Identity) -> None:

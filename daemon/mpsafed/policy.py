@@ -14,7 +14,17 @@ from mpsafe.model import Event, Identity
 from mpsafed.blame import is_proven
 from mpsafed.snapshot import Snapshot
 
-__all__ = ["Decision", "Fence", "Note", "Policy", "RestartServer", "TenantPolicy", "decide", "is_dealt_with"]
+__all__ = [
+    "Decision",
+    "Fence",
+    "Note",
+    "Policy",
+    "RestartServer",
+    "Takeover",
+    "TenantPolicy",
+    "decide",
+    "is_dealt_with",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +60,21 @@ class RestartServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Takeover:
+    """Promote a standby of this tenant: `victim` serves it no more."""
+
+    tenant: str
+    victim: Identity
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Nothing to do, and why."""
 
     reason: str
 
 
-Decision: TypeAlias = Fence | RestartServer | Note
+Decision: TypeAlias = Fence | RestartServer | Takeover | Note
 
 
 def decide(snapshot: Snapshot, event: Event, policy: Policy) -> list[Decision]:
@@ -87,6 +105,9 @@ def is_dealt_with(server: int, events: Iterable[Event]) -> bool:
 
 def _wanted(snapshot: Snapshot, event: Event, policy: Policy) -> list[Decision]:
     fault = event.fault
+    lost = [event.blame.client] if event.kind == "exit" and event.blame.client is not None else []
+    if takeovers := _takeovers(snapshot, lost, policy):
+        return [*takeovers]
     if event.kind != "fault" or fault is None:
         return [Note(f"{event.kind} events are told, not acted upon")]
     if fault.absorbed:
@@ -98,15 +119,28 @@ def _wanted(snapshot: Snapshot, event: Event, policy: Policy) -> list[Decision]:
         tenant = policy.tenants.get(event.blame.tenant or "", TenantPolicy())
         if tenant.on_fault == "note":
             return [Note(f"tenant {event.blame.tenant} is configured to be left alone")]
-        return [Fence(client, event.server)]
+        return [*_takeovers(snapshot, [client], policy), Fence(client, event.server)]
     if not is_proven(event):
         return [Note("somebody says so, and nothing proves it")]
     server = snapshot.servers.get(event.server) if event.server is not None else None
     if server is None:
         return [Note("the fault is outside the MPS servers that mpsafed knows")]
     if fault.fault_class in ("mmu", "sm") or server.state == "fault":
-        return [RestartServer(server.pid, server.uid, tuple(c.identity for c in snapshot.clients_of(server.pid)))]
+        clients = tuple(c.identity for c in snapshot.clients_of(server.pid))
+        return [*_takeovers(snapshot, clients, policy), RestartServer(server.pid, server.uid, clients)]
     return [Note(f"class {fault.fault_class} and server {server.pid} is {server.state}")]
+
+
+def _takeovers(snapshot: Snapshot, lost: Iterable[Identity], policy: Policy) -> list[Takeover]:
+    """One for each tenant with a standby whose process is lost: that which holds its epoch, else any."""
+    found: dict[str, Takeover] = {}
+    for client in lost:
+        tenant = snapshot.tenant_of(client)
+        if tenant is None or tenant not in snapshot.standbys or snapshot.standbys[tenant] not in (None, client):
+            continue
+        if policy.tenants.get(tenant, TenantPolicy()).on_fault == "fence":
+            found.setdefault(tenant, Takeover(tenant, client))
+    return list(found.values())
 
 
 def _key(decision: Decision) -> tuple[str, Identity | None]:
@@ -115,6 +149,8 @@ def _key(decision: Decision) -> tuple[str, Identity | None]:
             return "fence", decision.client
         case RestartServer():
             return "restart_server", None
+        case Takeover():
+            return "takeover", decision.victim
         case Note():
             return "note", None
         case _:
@@ -127,6 +163,8 @@ def _told(decision: Decision) -> str:
             return f"would fence process {decision.client.pid}"
         case RestartServer():
             return f"would restart MPS server {decision.server}"
+        case Takeover():
+            return f"would promote a standby of tenant {decision.tenant}"
         case Note():
             return decision.reason
         case _:

@@ -131,6 +131,11 @@ class ClientGone(_Observed):
     client: Identity
     how: str = "the process has ended"
 
+    @property
+    def orderly(self) -> bool:
+        """Whether the kernel told that it ended by itself, and well."""
+        return self.how == "exit status 0"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlChanged(_Observed):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a fence and of a restart as data: what may follow what, and what each one means. Pure.
+"""The steps of a fence, a restart and a takeover as data: what may follow what, and what each one means. Pure.
 
 A step is written down when what it says is true, and before the next is begun. A daemon that finds
 one takes the action up from there, and may write that same step again: everything may be done twice.
@@ -96,11 +96,34 @@ _RESTART: Final[Mapping[ActionState, Step]] = {
     ),
 }
 
+_TAKEOVER: Final[Mapping[ActionState, Step]] = {
+    "requested": Step(
+        ("promoted", "failed"),
+        "the event names the tenant and the process that serves it no more; nobody is told yet",
+        "tells the process that holds the tenant's epoch, if that is another one, else a standby",
+    ),
+    "promoted": Step(
+        ("granted", "done", "failed"),
+        "a standby holds the tenant's next epoch and was told; the old process's durable regions are suspect",
+        "tells it again when it asks; if it does not ask in time, another standby",
+    ),
+    "granted": Step(
+        ("done", "failed"),
+        "the old process's work is proven stopped; its durable regions are the new one's to write",
+        "tells it again when it asks",
+    ),
+    "done": Step((), "the new process serves the tenant, or the detail says what is missing", "nothing: it is over"),
+    "failed": Step(
+        (), "nobody serves the tenant, for the reason that the detail gives", "nothing: the next fault is another event"
+    ),
+}
+
 _NOTE: Final[Mapping[ActionState, Step]] = {"done": Step((), "nothing was to be done", "nothing")}
 
 STEPS: Final[Mapping[ActionKind, Mapping[ActionState, Step]]] = {
     "fence": _FENCE,
     "restart_server": _RESTART,
+    "takeover": _TAKEOVER,
     "note": _NOTE,
 }
 

@@ -22,10 +22,17 @@ class Tenants:
         self._configured = {tenant.name: tenant for tenant in configured}
         self._state = state
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._configured
+
     def of(self, identity: Identity) -> str | None:
         """The tenant that a process attached for."""
         member = self._state.members.get(identity)
         return member.tenant if member is not None else None
+
+    def members(self) -> dict[Identity, str]:
+        """Every process that attached for a tenant."""
+        return {identity: member.tenant for identity, member in self._state.members.items()}
 
     def admit(self, name: str, peer: Peer) -> int:
         """Makes the peer's process one of the tenant's; returns the tenant's generation."""

@@ -73,6 +73,30 @@ static void fill(const struct launch *launch)
               covered(launch, argument[1].u64));
 }
 
+/* Adds to what is there, which no other kernel does at the same time: streams run one kernel at a time. */
+static void checksum(const struct launch *launch)
+{
+    const union argument *argument = launch->arguments;
+    uint64_t p = argument[0].u64, words = argument[1].u64, index = argument[2].u64, out = argument[3].u64;
+    uint64_t sum = 0, before;
+    uint32_t values[BLOCK];
+    while (words) {
+        size_t part = words < BLOCK ? words : BLOCK;
+        if (warp_read(launch->context, values, p, part * sizeof(*values)))
+            return;
+        for (size_t i = 0; i < part; i++) {
+            uint64_t x = ((uint64_t)values[i] + 1) * ((++index) * 0x9e3779b97f4a7c15);
+            sum += x ^ x >> 32;
+        }
+        p += part * sizeof(*values);
+        words -= part;
+    }
+    if (warp_read(launch->context, &before, out, sizeof(before)))
+        return;
+    sum += before;
+    warp_write(launch->context, out, &sum, sizeof(sum));
+}
+
 static void read_address(const struct launch *launch)
 {
     uint32_t value;
@@ -117,6 +141,7 @@ static void endless(const struct launch *launch)
 
 static const struct kernel kernels[] = {
     {"affine", "QQIFF", affine},
+    {"checksum", "QQQQ", checksum},
     {"endless", "Q", endless},
     {"fill", "QQI", fill},
     {"illegal_instruction", "", illegal_instruction},

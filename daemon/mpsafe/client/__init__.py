@@ -15,6 +15,7 @@ is returned, and is closed with it.
 
 from mpsafe.client.aio import AsyncClient
 from mpsafe.client.attachment import Attachment
+from mpsafe.client.opened import OpenedRegion
 from mpsafe.client.sync import Client
 
-__all__ = ["AsyncClient", "Attachment", "Client"]
+__all__ = ["AsyncClient", "Attachment", "Client", "OpenedRegion"]

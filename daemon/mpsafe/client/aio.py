@@ -3,7 +3,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
@@ -18,13 +18,16 @@ from asyncvarlink import (
 
 from mpsafe.client import calls
 from mpsafe.client.attachment import Attachment
+from mpsafe.client.opened import OpenedRegion
 from mpsafe.client.wire import sent_error
 from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
 from mpsafe.model import Client as MpsClient
-from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Tenant
+from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Region, RegionKind, Standby, Tenant
 from mpsafe.protocol import DEFAULT_SOCKET
 from mpsafe.protocol.events import Explanation, Watched
 from mpsafe.protocol.host import Description
+from mpsafe.protocol.standby import Awaited
+from mpsafe.protocol.vault import Collected, VaultState
 
 __all__ = ["AsyncClient"]
 
@@ -125,15 +128,101 @@ class AsyncClient:
                 done.set_result(None)
         return Attachment(epoch=attached.epoch, generation=attached.generation, page=page, wake=wake)
 
+    async def create_region(
+        self,
+        tenant: str,
+        name: str,
+        kind: RegionKind,
+        device: str,
+        sizes: Sequence[int],
+        handles: Sequence[int],
+        layout: int | None = None,
+    ) -> Region:
+        """Gives memory to the vault: its exported handles and their bytes. The descriptors stay the caller's."""
+        parameters, fds = calls.created(tenant, name, kind, device, sizes, handles, layout)
+        return (await self._call("io.mpsafe.Vault.Create", parameters, calls.Regional, fds)).region
+
+    async def commit_region(self, region: int, digest: str) -> Region:
+        """Ends the writing of an immutable region, "algorithm:hexadecimal"."""
+        return (await self._call("io.mpsafe.Vault.Commit", {"region": region, "digest": digest}, calls.Regional)).region
+
+    async def open_region(
+        self, region: int | None = None, *, tenant: str | None = None, name: str | None = None, write: bool = False
+    ) -> OpenedRegion:
+        """The handles of a region, by its id, or the newest of that tenant and name; close what is returned."""
+        parameters = {"region": region, "tenant": tenant, "name": name, "write": write}
+        done = asyncio.get_running_loop().create_future()
+        try:
+            reply, fds = await self._ask("io.mpsafe.Vault.Open", parameters, done)
+            opened = self._converted(reply, calls.Opened)
+            return OpenedRegion.of(self._path, opened, [os.dup(fd.fileno()) for fd in fds or ()])
+        finally:
+            if not done.done():
+                done.set_result(None)
+
+    async def vault(self) -> VaultState:
+        """The regions that this user may see, and what holds them."""
+        return (await self._read("io.mpsafe.Vault.List", {}, calls.Vaulted)).vault
+
+    async def release_region(self, region: int) -> None:
+        """The vault lets go of a region; who has it mapped keeps that."""
+        await self._call("io.mpsafe.Vault.Release", {"region": region}, calls.Nothing)
+
+    async def claim(self, tenant: str) -> int:
+        """Makes this process the holder of its tenant's epoch. EpochHeld while another one is."""
+        return (await self._call("io.mpsafe.Vault.Claim", {"tenant": tenant}, calls.Claimed)).epoch
+
+    async def collect(self, *, dry_run: bool = False) -> list[Collected]:
+        """Regions that nobody can use any more: let go of, or only named. Wants the role admin."""
+        return (await self._call("io.mpsafe.Vault.Collect", {"dry_run": dry_run}, calls.Collected)).collected
+
+    async def drain(self) -> int:
+        """The vault lets go of everything, and takes nothing in. Wants the role admin."""
+        return (await self._call("io.mpsafe.Vault.Drain", {}, calls.Released)).released
+
+    async def stand_by(
+        self, tenant: str, *, resident_bytes: int = 0, patience_s: float = 60.0
+    ) -> AsyncGenerator[Awaited]:
+        """Waits to take over for a tenant that this process has attached for; see `Client.stand_by`."""
+        loop = asyncio.get_running_loop()
+        away_since = None
+        parameters = {"tenant": tenant, "resident_bytes": resident_bytes}
+        while True:
+            try:
+                async for reply in self._stream("io.mpsafe.Standby.Await", parameters, calls.Awaiting):
+                    away_since = None
+                    yield reply.awaited
+                    if reply.awaited.phase in ("granted", "refused"):
+                        return
+            except DaemonUnreachable:
+                away_since = away_since or loop.time()
+                if loop.time() - away_since > patience_s:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def progress(self, event: int, *, received_ns: int | None = None, serving_ns: int | None = None) -> None:
+        """When this process, promoted in that event, knew of it, and gave its first answer (CLOCK_REALTIME)."""
+        parameters = {"event": event, "received_ns": received_ns, "serving_ns": serving_ns}
+        await self._call("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
+
+    async def standbys(self) -> list[Standby]:
+        """The standbys that this user may see."""
+        return (await self._read("io.mpsafe.Standby.List", {}, calls.Standbys)).standbys
+
+    async def promote(self, tenant: str) -> int:
+        """Takes over for a tenant whose process works; returns the event's id. Wants the role admin."""
+        return (await self._call("io.mpsafe.Standby.Promote", {"tenant": tenant}, calls.Promoted)).event
+
     async def watch(self, *, since: int | None = None, patience_s: float = 60.0) -> AsyncGenerator[Watched]:
         """The stream of events behind `since`, without an end; see `Client.watch`."""
         loop = asyncio.get_running_loop()
         seen, away_since = since, None
         while True:
             try:
-                async for watched in self._stream(seen):
-                    seen, away_since = watched.seq, None
-                    yield watched
+                parameters = {} if seen is None else {"since": seen}
+                async for reply in self._stream("io.mpsafe.Events.Watch", parameters, calls.Watching):
+                    seen, away_since = reply.watched.seq, None
+                    yield reply.watched
             except DaemonUnreachable:
                 away_since = away_since or loop.time()
                 if loop.time() - away_since > patience_s:
@@ -154,12 +243,11 @@ class AsyncClient:
         assert answer is not None
         return self._converted(answer[0], calls.Changed).control
 
-    async def _stream(self, since: int | None) -> AsyncGenerator[Watched]:
+    async def _stream(self, method: str, parameters: dict[str, Any], kind: type[T]) -> AsyncGenerator[T]:
         transport, protocol = await self._open()
-        call = VarlinkMethodCall("io.mpsafe.Events.Watch", {} if since is None else {"since": since}, more=True)
         try:
-            async for reply, _ in protocol.call_more(call):
-                yield self._converted(reply, calls.Watching).watched
+            async for reply, _ in protocol.call_more(VarlinkMethodCall(method, parameters, more=True)):
+                yield self._converted(reply, kind)
         except ConnectionError as error:
             raise DaemonUnreachable(self._path, str(error)) from error
         finally:
@@ -172,13 +260,18 @@ class AsyncClient:
             raise DaemonUnreachable(self._path, error.strerror or str(error)) from error
 
     async def _ask(
-        self, method: str, parameters: dict[str, Any], done: asyncio.Future[None] | None = None
+        self,
+        method: str,
+        parameters: dict[str, Any],
+        done: asyncio.Future[None] | None = None,
+        fds: Sequence[int] = (),
     ) -> tuple[VarlinkMethodReply, FileDescriptorArray | None]:
         if self._connection is None:
             self._connection = await self._open()
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._connection[1].call(VarlinkMethodCall(method, parameters), replyfdsdone=done)
+                call = VarlinkMethodCall(method, parameters)
+                answer = await self._connection[1].call(call, list(fds) or None, replyfdsdone=done)
         except TimeoutError as error:
             await self.close()
             raise DaemonUnreachable(self._path, "no answer in time") from error
@@ -191,8 +284,8 @@ class AsyncClient:
         assert answer is not None
         return answer
 
-    async def _call(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:
-        reply, _ = await self._ask(method, parameters)
+    async def _call(self, method: str, parameters: dict[str, Any], kind: type[T], fds: Sequence[int] = ()) -> T:
+        reply, _ = await self._ask(method, parameters, fds=fds)
         return self._converted(reply, kind)
 
     async def _read(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:

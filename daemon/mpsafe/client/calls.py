@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replies as their parameters are named on the wire, for msgspec."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
-from mpsafe.model import Client, ControlDaemon, Device, Event, Tenant
-from mpsafe.protocol import events, host
+from mpsafe.model import Client, ControlDaemon, Device, Event, Region, RegionKind, Standby, Tenant
+from mpsafe.protocol import events, host, standby, vault
 
 __all__ = [
     "Attached",
+    "Awaiting",
     "Changed",
+    "Claimed",
     "Clients",
+    "Collected",
     "Controls",
     "Described",
     "Devices",
@@ -17,9 +23,34 @@ __all__ = [
     "Explained",
     "Fenced",
     "Nothing",
+    "Opened",
+    "Promoted",
+    "Regional",
+    "Released",
+    "Standbys",
     "Tenants",
+    "Vaulted",
     "Watching",
+    "created",
 ]
+
+
+def created(
+    tenant: str,
+    name: str,
+    kind: RegionKind,
+    device: str,
+    sizes: Sequence[int],
+    handles: Sequence[int],
+    layout: int | None,
+) -> tuple[dict[str, Any], list[int]]:
+    """Parameters and descriptors of Vault.Create."""
+    parameters: dict[str, Any] = {"tenant": tenant, "name": name, "kind": kind, "device": device, "sizes": [*sizes]}
+    parameters["handles"] = list(range(len(handles)))
+    if layout is None:
+        return parameters, [*handles]
+    parameters["layout"] = len(handles)
+    return parameters, [*handles, layout]
 
 
 class Described(msgspec.Struct):
@@ -80,7 +111,7 @@ class Explained(msgspec.Struct):
 
 
 class Nothing(msgspec.Struct):
-    """Of Host.Report."""
+    """Of what answers nothing."""
 
 
 class Controls(msgspec.Struct):
@@ -93,3 +124,59 @@ class Changed(msgspec.Struct):
     """Of Mps.Start, Stop, SetLimits and Partition: the control daemon as it is now."""
 
     control: ControlDaemon
+
+
+class Regional(msgspec.Struct):
+    """Of Vault.Create and Commit."""
+
+    region: Region
+
+
+class Opened(msgspec.Struct):
+    """Of Vault.Open; `handles` and `layout` are places in the list of descriptors."""
+
+    region: Region
+    handles: list[int]
+    layout: int | None = None
+
+
+class Vaulted(msgspec.Struct):
+    """Of Vault.List."""
+
+    vault: vault.VaultState
+
+
+class Claimed(msgspec.Struct):
+    """Of Vault.Claim."""
+
+    epoch: int
+
+
+class Collected(msgspec.Struct):
+    """Of Vault.Collect."""
+
+    collected: list[vault.Collected]
+
+
+class Released(msgspec.Struct):
+    """Of Vault.Drain."""
+
+    released: int
+
+
+class Awaiting(msgspec.Struct):
+    """Of Standby.Await."""
+
+    awaited: standby.Awaited
+
+
+class Standbys(msgspec.Struct):
+    """Of Standby.List."""
+
+    standbys: list[Standby]
+
+
+class Promoted(msgspec.Struct):
+    """Of Standby.Promote."""
+
+    event: int

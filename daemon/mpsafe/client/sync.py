@@ -3,20 +3,23 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
 from mpsafe.client import calls
 from mpsafe.client.attachment import Attachment
+from mpsafe.client.opened import OpenedRegion
 from mpsafe.client.wire import Wire
 from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
 from mpsafe.model import Client as MpsClient
-from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Tenant
+from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Region, RegionKind, Standby, Tenant
 from mpsafe.protocol import DEFAULT_SOCKET
 from mpsafe.protocol.events import Explanation, Watched
 from mpsafe.protocol.host import Description
+from mpsafe.protocol.standby import Awaited
+from mpsafe.protocol.vault import Collected, VaultState
 
 __all__ = ["Client"]
 
@@ -119,6 +122,91 @@ class Client:
             raise PeerMisbehaved(self._path, "places 0 and 1 for two descriptors", f"{reply.page}, {reply.wake}")
         return Attachment(epoch=reply.epoch, generation=reply.generation, page=fds[reply.page], wake=fds[reply.wake])
 
+    def create_region(
+        self,
+        tenant: str,
+        name: str,
+        kind: RegionKind,
+        device: str,
+        sizes: Sequence[int],
+        handles: Sequence[int],
+        layout: int | None = None,
+    ) -> Region:
+        """Gives memory to the vault: its exported handles and their bytes. The descriptors stay the caller's."""
+        parameters, fds = calls.created(tenant, name, kind, device, sizes, handles, layout)
+        return self._call("io.mpsafe.Vault.Create", parameters, calls.Regional, fds).region
+
+    def commit_region(self, region: int, digest: str) -> Region:
+        """Ends the writing of an immutable region, "algorithm:hexadecimal"."""
+        return self._call("io.mpsafe.Vault.Commit", {"region": region, "digest": digest}, calls.Regional).region
+
+    def open_region(
+        self, region: int | None = None, *, tenant: str | None = None, name: str | None = None, write: bool = False
+    ) -> OpenedRegion:
+        """The handles of a region, by its id, or the newest of that tenant and name; close what is returned."""
+        parameters = {"region": region, "tenant": tenant, "name": name, "write": write}
+        reply = self._call("io.mpsafe.Vault.Open", parameters, calls.Opened)
+        wire = self._connected()
+        return OpenedRegion.of(self._path, reply, wire.take_fds(len(wire.fds)))
+
+    def vault(self) -> VaultState:
+        """The regions that this user may see, and what holds them."""
+        return self._read("io.mpsafe.Vault.List", {}, calls.Vaulted).vault
+
+    def release_region(self, region: int) -> None:
+        """The vault lets go of a region; who has it mapped keeps that."""
+        self._call("io.mpsafe.Vault.Release", {"region": region}, calls.Nothing)
+
+    def claim(self, tenant: str) -> int:
+        """Makes this process the holder of its tenant's epoch. EpochHeld while another one is."""
+        return self._call("io.mpsafe.Vault.Claim", {"tenant": tenant}, calls.Claimed).epoch
+
+    def collect(self, *, dry_run: bool = False) -> list[Collected]:
+        """Regions that nobody can use any more: let go of, or only named. Wants the role admin."""
+        return self._call("io.mpsafe.Vault.Collect", {"dry_run": dry_run}, calls.Collected).collected
+
+    def drain(self) -> int:
+        """The vault lets go of everything, and takes nothing in. Wants the role admin."""
+        return self._call("io.mpsafe.Vault.Drain", {}, calls.Released).released
+
+    def stand_by(self, tenant: str, *, resident_bytes: int = 0, patience_s: float = 60.0) -> Iterator[Awaited]:
+        """Waits to take over for a tenant that this process has attached for; ends with `granted` or `refused`.
+
+        On a connection of its own, which is opened again where it is lost, as `watch` does.
+        """
+        away_since = None
+        while True:
+            try:
+                with Wire(self._path, timeout_s=None) as wire:
+                    wire.send(
+                        "io.mpsafe.Standby.Await", {"tenant": tenant, "resident_bytes": resident_bytes}, more=True
+                    )
+                    more = True
+                    while more:
+                        reply, more = wire.receive(calls.Awaiting)
+                        away_since = None
+                        yield reply.awaited
+                        if reply.awaited.phase in ("granted", "refused"):
+                            return
+            except DaemonUnreachable:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > patience_s:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    def progress(self, event: int, *, received_ns: int | None = None, serving_ns: int | None = None) -> None:
+        """When this process, promoted in that event, knew of it, and gave its first answer (CLOCK_REALTIME)."""
+        parameters = {"event": event, "received_ns": received_ns, "serving_ns": serving_ns}
+        self._call("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
+
+    def standbys(self) -> list[Standby]:
+        """The standbys that this user may see."""
+        return self._read("io.mpsafe.Standby.List", {}, calls.Standbys).standbys
+
+    def promote(self, tenant: str) -> int:
+        """Takes over for a tenant whose process works; returns the event's id. Wants the role admin."""
+        return self._call("io.mpsafe.Standby.Promote", {"tenant": tenant}, calls.Promoted).event
+
     def watch(self, *, since: int | None = None, patience_s: float = 60.0) -> Iterator[Watched]:
         """The stream of events behind `since`, without an end; without it, new ones only.
 
@@ -152,9 +240,9 @@ class Client:
             self._wire = Wire(self._path, timeout_s=self._timeout_s)
         return self._wire
 
-    def _call(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:
+    def _call(self, method: str, parameters: dict[str, Any], kind: type[T], fds: Sequence[int] = ()) -> T:
         try:
-            return self._connected().call(method, parameters, kind)
+            return self._connected().call(method, parameters, kind, fds)
         except ConnectionEnded:
             self.close()
             raise

@@ -9,7 +9,7 @@ import array
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
@@ -66,18 +66,20 @@ class Wire:
         """The socket's descriptor."""
         return self._socket.fileno()
 
-    def call(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:
-        """One call, one reply."""
-        self.send(method, parameters, more=False)
+    def call(self, method: str, parameters: dict[str, Any], kind: type[T], fds: Sequence[int] = ()) -> T:
+        """One call, one reply. `fds` go with it, and stay the caller's."""
+        self.send(method, parameters, more=False, fds=fds)
         return self.receive(kind)[0]
 
-    def send(self, method: str, parameters: dict[str, Any], *, more: bool) -> None:
+    def send(self, method: str, parameters: dict[str, Any], *, more: bool, fds: Sequence[int] = ()) -> None:
         """Sends a call; `more` asks for a stream of replies."""
         call: dict[str, object] = {"method": method, "parameters": parameters}
         if more:
             call["more"] = True
         try:
-            self._socket.sendall(msgspec.json.encode(call) + b"\0")
+            data = msgspec.json.encode(call) + b"\0"
+            sent = socket.send_fds(self._socket, [data], fds) if fds else 0
+            self._socket.sendall(data[sent:])
         except OSError as error:
             raise DaemonUnreachable(self._path, error.strerror or str(error)) from error
 

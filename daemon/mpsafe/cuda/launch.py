@@ -55,6 +55,7 @@ def kernels() -> str:
     affine(U64 out, U64 in, U32 n, F32 a, F32 b)         n threads
     matvec(U64 y, U64 w, U64 x, U32 rows, U32 cols)      rows threads
     fill(U64 p, U64 words, U32 value)                    words threads
+    checksum(U64 p, U64 words, U64 start, U64 out)       any number of threads
     read_address(U64 address, U64 out), write_address(U64 address, U32 value),
     misaligned(U64 address), trap(), endless(U64 flag)   one thread
     """

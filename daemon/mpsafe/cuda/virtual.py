@@ -31,10 +31,7 @@ _ACCESS: dict[Access, int] = {
 
 def granularity(driver: Driver, device: Device) -> int:
     """What sizes, offsets and addresses have to be multiples of."""
-    out = ffi.new("size_t *")
-    option = ffi.integer_const("CU_MEM_ALLOC_GRANULARITY_MINIMUM")
-    driver.call("cuMemGetAllocationGranularity", out, _properties(device), option)
-    return int(out[0])
+    return _granularity(driver, device.ordinal)
 
 
 class Memory(Handle):
@@ -50,7 +47,7 @@ class Memory(Handle):
     def create(cls, driver: Driver, device: Device, nbytes: int) -> "Memory":
         """New memory that can be exported. BadCudaCall 2: the device has not that much left."""
         out = ffi.new("CUmemGenericAllocationHandle *")
-        driver.call("cuMemCreate", out, nbytes, _properties(device), 0)
+        driver.call("cuMemCreate", out, nbytes, _properties(device.ordinal), 0)
         return cls(driver, int(out[0]), nbytes)
 
     @classmethod
@@ -69,6 +66,23 @@ class Memory(Handle):
         out = ffi.new("int *")
         self.driver.call("cuMemExportToShareableHandle", out, self.handle, _POSIX_FD, 0)
         return int(out[0])
+
+    def is_exact(self) -> bool:
+        """Whether it is as big as `nbytes` says: all of that can be mapped, and not one granule more."""
+        ordinal = self.device_ordinal()
+        more = self.nbytes + _granularity(self.driver, ordinal)
+        out = ffi.new("CUdeviceptr *")
+        self.driver.call("cuMemAddressReserve", out, more, 0, 0, 0)
+        try:
+            return self._fits(int(out[0]), self.nbytes) and not self._fits(int(out[0]), more)
+        finally:
+            self.driver.undo("cuMemAddressFree", out[0], more)
+
+    def _fits(self, address: int, nbytes: int) -> bool:
+        fits = self.driver.result("cuMemMap", address, nbytes, 0, self.handle, 0) == 0
+        if fits:
+            self.driver.undo("cuMemUnmap", address, nbytes)
+        return fits
 
     def device_ordinal(self) -> int:
         """On which device of this process it lies."""
@@ -120,10 +134,17 @@ class Reservation(Span, Owned):
         self.context.driver.call("cuMemSetAccess", self.address + offset, self._mapped[offset], wanted, 1)
 
 
-def _properties(device: Device) -> object:
+def _granularity(driver: Driver, ordinal: int) -> int:
+    out = ffi.new("size_t *")
+    option = ffi.integer_const("CU_MEM_ALLOC_GRANULARITY_MINIMUM")
+    driver.call("cuMemGetAllocationGranularity", out, _properties(ordinal), option)
+    return int(out[0])
+
+
+def _properties(ordinal: int) -> object:
     properties = ffi.new("CUmemAllocationProp *")
     properties.type = ffi.integer_const("CU_MEM_ALLOCATION_TYPE_PINNED")
     properties.requestedHandleTypes = _POSIX_FD
     properties.location.type = _ON_DEVICE
-    properties.location.id = device.ordinal
+    properties.location.id = ordinal
     return properties

@@ -19,6 +19,7 @@ from mpsafe.errors.endings import (
 from mpsafe.errors.refusals import (
     BadHandle,
     BadRequest,
+    ContentsChanged,
     ControlFailed,
     EpochHeld,
     InternalError,
@@ -44,6 +45,7 @@ __all__ = [
     "BadRequest",
     "CannotRun",
     "ConnectionEnded",
+    "ContentsChanged",
     "ControlFailed",
     "DaemonUnreachable",
     "DemoCannotRun",

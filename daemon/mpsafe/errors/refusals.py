@@ -11,6 +11,7 @@ from mpsafe.errors.base import Refused
 __all__ = [
     "BadHandle",
     "BadRequest",
+    "ContentsChanged",
     "ControlFailed",
     "EpochHeld",
     "InternalError",
@@ -115,6 +116,21 @@ class BadHandle(Refused):
     @override
     def __str__(self) -> str:
         return f"handle {self.index}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(eq=False)
+class ContentsChanged(Refused):
+    """A region's bytes are not those that were committed."""
+
+    code: ClassVar[str] = "contents-changed"
+    hint: ClassVar[str] = "release the region and make it again; mpsafe events tells of faults that may have done it"
+    region: int
+    expected: str
+    got: str
+
+    @override
+    def __str__(self) -> str:
+        return f"region {self.region}: expected {self.expected}, got {self.got}"
 
 
 @dataclass(eq=False)

@@ -146,26 +146,31 @@ class Connection:
         fds = FileDescriptorArray(held, self._fds)
         self._fds = []
         token = CURRENT.set(self)
+        running: asyncio.Task[None] | None = None
         try:
             self.peer.demand(call.method)
             method, signature = self._lookup(call.method, more=call.more)
             parameters = signature.parameter_type.fromjson(call.parameters, {FileDescriptorVarlinkType: fds})
             if signature.more:
                 self._streaming = True
-                self._run(call, self._stream(call, method(**parameters)))
+                running = self._run(call, self._stream(call, method(**parameters)))
             elif signature.asynchronous:
-                self._run(call, self._single(call, method(**parameters)))
+                running = self._run(call, self._single(call, method(**parameters)))
             else:
                 self._reply(call, method(**parameters))
         except Exception as error:
             self._reply_error(call, error)
         finally:
             CURRENT.reset(token)
-            fds.release(held)
+            if running is None:
+                fds.release(held)
+            else:
+                running.add_done_callback(lambda _: fds.release(held))
 
-    def _run(self, call: _Call, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, call: _Call, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._running = self._loop.create_task(work)
         self._running.add_done_callback(lambda task: self._ran(call, task))
+        return self._running
 
     def _ran(self, call: _Call, task: asyncio.Task[None]) -> None:
         self._running = None

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cache of keys and values in durable memory: one slot for each open request, which only grows.
+
+Each commit publishes how far every slot has come, with a checksum of what is in it, computed on the device: a commit
+costs what was appended since the last one. Who takes over checks each slot before it trusts it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+import msgspec
+
+from mpsafe import cuda
+from mpsafe.errors import ContentsChanged
+from mpsafe.vault.checksum import MASK, WORD_BYTES
+from mpsafe.vault.durable import Durable
+from mpsafe.vault.region import Vault
+
+__all__ = ["Entry", "KvCache"]
+
+NOTE_MAX: Final = 4096
+
+
+class _Shape(msgspec.Struct):
+    slots: int
+    slot_bytes: int
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One open request as it is published: its slot, how many bytes of it count, their checksum, the owner's note."""
+
+    request: str
+    slot: int
+    nbytes: int
+    checksum: int
+    note: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A request with what is in its slot, published or not."""
+
+    entry: Entry
+    filled: int
+
+
+class KvCache:
+    """`slots` of `slot_bytes` each, over durable memory, closed with it."""
+
+    def __init__(self, durable: Durable, vault: Vault) -> None:
+        self.durable = durable
+        shape = msgspec.json.decode(durable.region.layout, type=_Shape)
+        self.slots, self.slot_bytes = shape.slots, shape.slot_bytes
+        self._checksum = vault.checksum
+        self._open = {entry.slot: _Open(entry, entry.nbytes) for entry in self.entries()}
+
+    @classmethod
+    def create(cls, vault: Vault, name: str, *, slots: int, slot_bytes: int) -> Self:
+        """A new, empty one; this process holds the tenant's epoch."""
+        if slot_bytes % WORD_BYTES:
+            raise ValueError(f"slot_bytes is a multiple of {WORD_BYTES}, not {slot_bytes}")
+        layout = msgspec.json.encode(_Shape(slots, slot_bytes))
+        return cls(Durable.create(vault, name, slots * slot_bytes, layout=layout), vault)
+
+    @classmethod
+    def open(cls, vault: Vault, name: str, *, write: bool = False) -> Self:
+        """The newest of that name, as it was committed."""
+        return cls(Durable.open(vault, name, write=write), vault)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmaps the region."""
+        self.durable.close()
+
+    def span(self, slot: int) -> cuda.Span:
+        """Where a slot lies; what is written beyond what counts is told by `wrote`."""
+        if not 0 <= slot < self.slots:
+            raise ValueError(f"slot {slot} is not among {self.slots}")
+        data = self.durable.data
+        return cuda.Span(data.context, data.address + slot * self.slot_bytes, self.slot_bytes)
+
+    def begin(self, request: str, note: bytes = b"") -> int:
+        """A slot for a request; LookupError where all are taken."""
+        slot = next((slot for slot in range(self.slots) if slot not in self._open), None)
+        if slot is None:
+            raise LookupError(f"all {self.slots} slots of the cache are taken")
+        self._open[slot] = _Open(Entry(request, slot, 0, 0, note[:NOTE_MAX]), 0)
+        return slot
+
+    def wrote(self, slot: int, nbytes: int) -> None:
+        """That many more bytes are in the slot, or will be when the stream has come so far."""
+        one = self._open[slot]
+        if nbytes % WORD_BYTES or not 0 <= nbytes <= self.slot_bytes - one.filled:
+            raise ValueError(f"{nbytes} bytes behind {one.filled} are not in a slot of {self.slot_bytes}")
+        self._open[slot] = replace(one, filled=one.filled + nbytes)
+
+    def append(self, slot: int, data: bytes) -> None:
+        """Copies bytes behind what is in the slot."""
+        filled = self._open[slot].filled
+        self.wrote(slot, len(data))
+        self.span(slot).write(data, offset=filled)
+
+    def note(self, slot: int, note: bytes) -> None:
+        """What the owner wants to know of a request when it is taken over."""
+        one = self._open[slot]
+        self._open[slot] = replace(one, entry=msgspec.structs.replace(one.entry, note=note[:NOTE_MAX]))
+
+    def finish(self, slot: int) -> None:
+        """The request is over; its slot may be taken once that is committed."""
+        del self._open[slot]
+
+    def commit(self, stream: cuda.Stream | None = None) -> None:
+        """Publishes all that was written before, when the stream has come so far (None: all streams)."""
+        if stream is None:
+            self.durable.region.context.synchronize()
+        else:
+            stream.synchronize()
+        grown = {slot: one for slot, one in self._open.items() if one.filled > one.entry.nbytes}
+        sums = self._checksum.each([(self.span(slot), one.entry.nbytes, one.filled) for slot, one in grown.items()])
+        for (slot, one), added in zip(grown.items(), sums, strict=True):
+            checksum = (one.entry.checksum + added) & MASK
+            entry = msgspec.structs.replace(one.entry, nbytes=one.filled, checksum=checksum)
+            self._open[slot] = replace(one, entry=entry)
+        self.durable.commit(msgspec.msgpack.encode([one.entry for one in self._open.values()]), stream)
+
+    def entries(self) -> list[Entry]:
+        """The requests of the newest generation; ContentsChanged if what was published makes no sense."""
+        newest = self.durable.committed()
+        if newest is None:
+            return []
+        try:
+            found = msgspec.msgpack.decode(newest.payload, type=list[Entry])
+        except msgspec.DecodeError as error:
+            raise ContentsChanged(self.durable.region.info.id, "the table of a cache", str(error)) from error
+        for entry in found:
+            if not (0 <= entry.slot < self.slots and 0 <= entry.nbytes <= self.slot_bytes):
+                raise ContentsChanged(self.durable.region.info.id, f"slots of {self.slots}", f"slot {entry.slot}")
+        return found
+
+    def verified(self) -> list[Entry]:
+        """Those whose bytes are what was published of them."""
+        entries = self.entries()
+        sums = self._checksum.each([(self.span(entry.slot), 0, entry.nbytes) for entry in entries])
+        return [entry for entry, found in zip(entries, sums, strict=True) if entry.checksum == found]
+
+    def copy_to(self, other: "KvCache", stream: cuda.Stream | None = None) -> list[Entry]:
+        """Copies what counts into another cache of the same shape, device to device, and checks it there.
+
+        Returns what arrived whole, which is open there, and not yet committed. ValueError for another shape.
+        """
+        if (self.slots, self.slot_bytes) != (other.slots, other.slot_bytes):
+            shapes = f"{other.slots} slots of {other.slot_bytes} bytes for {self.slots} of {self.slot_bytes}"
+            raise ValueError(f"the caches differ: {shapes}")
+        entries = self.entries()
+        for entry in entries:
+            if entry.nbytes:
+                source = cuda.Span(self.durable.data.context, self.span(entry.slot).address, entry.nbytes)
+                other.span(entry.slot).copy_from(source, stream=stream)
+        if stream is None:
+            self.durable.region.context.synchronize()
+        else:
+            stream.synchronize()
+        sums = self._checksum.each([(other.span(entry.slot), 0, entry.nbytes) for entry in entries])
+        whole = [entry for entry, found in zip(entries, sums, strict=True) if entry.checksum == found]
+        other._open = {entry.slot: _Open(entry, entry.nbytes) for entry in whole}
+        return whole
