@@ -54,6 +54,7 @@ class Rig:
             apply_limits=self.apply_limits,
             takeovers=Takeovers(
                 self.vault.epochs,
+                remembered={},
                 clients={},
                 latest=self.events.__getitem__,
                 update=self.update,

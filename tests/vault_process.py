@@ -25,6 +25,10 @@ from mpsafed.processes import identify
 
 __all__ = ["OUTSIDE", "VaultProcess"]
 
+PROMOTED: Final = """
+word = next(words)
+client.progress(word.event, received_ns=time.time_ns())
+"""
 OUTSIDE: Final = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
 
 
@@ -71,9 +75,7 @@ class VaultProcess:
     def do(self, words: str) -> str:
         """Has it do something that goes well; returns the repr of an expression's value."""
         self.begin(words)
-        answer = self._answer()
-        assert answer.startswith("= "), answer
-        return answer[2:]
+        return self.result()
 
     def fails(self, words: str) -> str:
         """Has it do something that fails; returns the error's class and text."""
@@ -81,6 +83,18 @@ class VaultProcess:
         answer = self._answer()
         assert answer.startswith("! "), answer
         return answer[2:]
+
+    def result(self) -> str:
+        """What came of what was begun."""
+        answer = self._answer()
+        assert answer.startswith("= "), answer
+        return answer[2:]
+
+    def stands_by(self) -> None:
+        """Registers as a standby of its tenant, and waits for the word that promotes it."""
+        self.do("words = client.stand_by(vault.tenant, resident_bytes=1)")
+        assert self.do("next(words).phase") == "'warm'"
+        self.begin(PROMOTED)
 
     def _answer(self) -> str:
         assert self.process.stdout is not None

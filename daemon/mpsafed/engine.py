@@ -114,6 +114,7 @@ class Engine:
         self._devices_changed = devices_changed
         self.takeovers = Takeovers(
             epochs,
+            remembered=state.standbys,
             clients=self.inventory.clients,
             latest=state.latest,
             update=self._record,
@@ -156,7 +157,8 @@ class Engine:
         for identity in [*self.state.clients, *self.state.members]:
             self.ends.watch(identity)
         for event in [event for event in self.state.events() if event.phase == "open"]:
-            self._actions.take_up(event)
+            self.takeovers.told(event, None)
+            self._actions.take_up(self.state.latest(event.id))
         self.board.refresh()
 
     async def close(self) -> None:

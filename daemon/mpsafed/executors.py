@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs fences, restarts and takeovers as tasks, and writes each step into the event that asked for it.
 
-One client has one fence at a time, one server one restart and one tenant one takeover, whatever number of events
-ask: the others wait for its end. A step that the tables of `steps` do not have is a defect, told and not written.
+One client has one fence and one takeover at a time and one server one restart, whatever number of events ask:
+the others wait for its end. A step that the tables of `steps` do not have is a defect, told and not written.
 """
 
 import asyncio
@@ -36,6 +36,7 @@ class _Job:
     end: ActionState
 
 
+_Key: TypeAlias = Identity | int | tuple[str, Identity]
 _Work: TypeAlias = Callable[[], Awaitable[None]]
 
 
@@ -68,7 +69,7 @@ class Executors:
         self._latest = latest
         self._update = update
         self._tasks: set[asyncio.Task[None]] = set()
-        self._newest: dict[Identity | int | str, tuple[asyncio.Task[None], _Job]] = {}
+        self._newest: dict[_Key, tuple[asyncio.Task[None], _Job]] = {}
 
     def fence(self, event: int, decision: Fence) -> None:
         """Starts a fence, or takes one up from the step that the event says it had reached."""
@@ -108,7 +109,7 @@ class Executors:
             self._progress(job, state, detail, stamped)
 
         self._start(
-            decision.tenant,
+            ("takeover", decision.victim),
             job,
             lambda: self._takeovers.run(decision, event, progress=progress, reached=self._reached(job)),
         )
@@ -136,7 +137,7 @@ class Executors:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, what: Identity | int | str, job: _Job, work: _Work) -> None:
+    def _start(self, what: _Key, job: _Job, work: _Work) -> None:
         before = self._newest.get(what)
         task = asyncio.create_task(self._run(job, work) if before is None else self._run_after(*before, job, work))
         self._tasks.add(task)

@@ -2,7 +2,7 @@
 """Who waits to take over, for which tenant, and what each is told. In memory: a standby that lost us asks again."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from mpsafe.model import Identity, Standby, StandbyPhase
@@ -12,13 +12,20 @@ __all__ = ["Standbys", "Waiting"]
 
 
 class Waiting:
-    """One standby that listens. `received` and `serving` are set by its own word."""
+    """One standby that listens. `received` and `serving` are set by its own word, `gone` when its process has ended."""
 
     def __init__(self, standby: Standby) -> None:
         self.standby = standby
         self.received = asyncio.Event()
         self.serving = asyncio.Event()
+        self.gone = asyncio.Event()
         self._words: asyncio.Queue[Awaited] = asyncio.Queue()
+
+    def take_over(self, known: "Waiting") -> None:
+        """The same process listens anew: what it was not told yet it is told here."""
+        self.received, self.serving, self.gone = known.received, known.serving, known.gone
+        self._words = known._words
+        self.set_phase(known.standby.phase)
 
     def tell(self, phase: Phase, epoch: int = 0, event: int = 0, detail: str = "") -> None:
         """One word, in order; it is sent before the event loop has waited again."""
@@ -40,19 +47,23 @@ class Waiting:
 
 
 class Standbys:
-    """The standbys of all tenants, in the order in which they came."""
+    """The standbys of all tenants, in the order in which they came.
 
-    def __init__(self) -> None:
+    `remembered` are those that waited when the daemon before this one died, by process: they are on their way back.
+    """
+
+    def __init__(self, remembered: Mapping[Identity, str]) -> None:
         self._waiting: list[Waiting] = []
+        self._away = dict(remembered)
         self._arrived = asyncio.Event()
 
     def register(self, standby: Standby) -> Waiting:
         """One more; a process that asks again takes its own place."""
+        self._away.pop(standby.identity, None)
         known = self.of(standby.identity)
         waiting = Waiting(standby)
         if known is not None:
-            waiting.received, waiting.serving = known.received, known.serving
-            waiting.set_phase(known.standby.phase)
+            waiting.take_over(known)
             self._waiting[self._waiting.index(known)] = waiting
         else:
             self._waiting.append(waiting)
@@ -60,9 +71,16 @@ class Standbys:
         return waiting
 
     def unregister(self, waiting: Waiting) -> None:
-        """It has hung up."""
-        if waiting in self._waiting:
+        """It has hung up. One that was promoted is known until its process ends."""
+        if waiting in self._waiting and waiting.standby.phase == "warm":
             self._waiting.remove(waiting)
+
+    def forget(self, process: Identity) -> None:
+        """It is no standby any more, whatever it was."""
+        self._away.pop(process, None)
+        if (known := self.of(process)) is not None:
+            known.gone.set()
+        self._waiting = [one for one in self._waiting if one.standby.identity != process]
 
     def of(self, process: Identity) -> Waiting | None:
         """The standby that this process is."""
@@ -83,9 +101,13 @@ class Standbys:
         """Those that may be promoted."""
         return [one for one in self._waiting if one.standby.tenant == tenant and one.standby.phase == "warm"]
 
+    def away(self, tenant: str) -> list[Identity]:
+        """Those that waited, and are not back."""
+        return [process for process, waited_for in self._away.items() if waited_for == tenant]
+
     def tenants(self) -> set[str]:
         """Those for whom somebody may be promoted."""
-        return {one.standby.tenant for one in self._waiting if one.standby.phase == "warm"}
+        return {one.standby.tenant for one in self._waiting if one.standby.phase == "warm"} | {*self._away.values()}
 
     def overview(self) -> list[Standby]:
         """All of them."""

@@ -44,6 +44,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     gone: Identity | None = None
     server: Server | None = None
     choice: Choice | None = None
+    standby: tuple[Identity, str] | None = None
     generations: dict[str, int] = {}
 
 
@@ -60,6 +61,7 @@ class State:
         self.clients: dict[Identity, Client] = {}
         self.servers: dict[int, Server] = {}
         self.choices: dict[str, Choice] = {}
+        self.standbys: dict[Identity, str] = {}
         self.generations: dict[str, int] = {}
         self.damaged = 0
         self.trouble = ""
@@ -142,7 +144,10 @@ class State:
             self.choices[line.choice.control] = line.choice
         if line.client is not None:
             self.clients[line.client.identity] = line.client
+        if line.standby is not None:
+            self.standbys[line.standby[0]] = line.standby[1]
         if line.gone is not None:
+            self.standbys.pop(line.gone, None)
             self.clients.pop(line.gone, None)
             self.members.pop(line.gone, None)
 
@@ -181,6 +186,7 @@ class State:
         lines += [Line(member=member) for member in self.members.values()]
         lines += [Line(client=client) for client in self.clients.values()]
         lines += [Line(server=server) for server in self.servers.values()]
+        lines += [Line(standby=standby) for standby in self.standbys.items()]
         lines += [Line(choice=choice) for choice in self.choices.values()]
         lines.append(Line(cursors=list(self.cursors.values()), generations=self.generations))
         with fresh.open("wb") as file:

@@ -9,9 +9,10 @@ write it may when that process's work is proven stopped, and where there is no p
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from mpsafe.model import ActionState, Identity, Region
 from mpsafed.policy import Takeover
@@ -27,7 +28,12 @@ class Epochs(Protocol):
     def number_of(self, tenant: str) -> int: ...
     def move(self, tenant: str, process: Identity) -> int: ...
     def cut(self, process: Identity) -> None: ...
+    def writers(self, tenant: str) -> set[Identity]: ...
     def proven(self, process: Identity) -> list[Region]: ...
+
+
+# Those of whom a takeover may still ask.
+KNOWN_MAX: Final = 1024
 
 
 class TakeoverProgress(Protocol):
@@ -38,42 +44,50 @@ class TakeoverProgress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TakeoverLimits:
-    """In seconds: until a promoted standby has said that it knows, and until it has said that it serves."""
+    """In seconds: until a promoted standby has said that it knows, until there is proof that what may still be written
+    by others is not, and until the standby has said that it serves."""
 
     received_s: float = 1.0
+    proof_s: float = 60.0
     serving_s: float = 30.0
 
 
-_Proof: TypeAlias = "asyncio.Future[str]"
-
-
 class Proofs:
-    """Whether the work of lost processes is proven stopped: "" that it is, or why it will not be."""
+    """Whether the work of lost processes is proven stopped."""
 
     def __init__(self, epochs: Epochs) -> None:
         self._epochs = epochs
-        self._known: dict[Identity, _Proof] = {}
-
-    def of(self, process: Identity) -> "_Proof":
-        """To be awaited, any number of times."""
-        return self._known.setdefault(process, asyncio.get_running_loop().create_future())
+        self._known: OrderedDict[Identity, str] = OrderedDict()
+        self._news = asyncio.Event()
 
     def proven(self, process: Identity) -> None:
-        """Its durable regions go to whoever holds its tenant's epoch, also where a takeover has given up waiting."""
+        """It is. Its durable regions go to whoever holds its tenant's epoch, also where a takeover has given up."""
         self._epochs.proven(process)
-        self._settle(process, "")
+        self._tell(process, "")
 
     def unproven(self, process: Identity, why: str) -> None:
-        """There is no proof, and nothing is under way that would give one."""
-        self._settle(process, why)
+        """It is not, and nothing is under way that would prove it; who was proven once stays so."""
+        if self._known.get(process) != "":
+            self._tell(process, why)
 
-    def forget(self, process: Identity) -> None:
-        """Nobody asks any more."""
-        self._known.pop(process, None)
+    async def all_of(self, processes: Callable[[], set[Identity]], seconds: float) -> str:
+        """Waits for proof of all of them, who may become fewer; "" when there is, or why there will be none."""
+        try:
+            async with asyncio.timeout(seconds):
+                while waiting := [one for one in processes() if self._known.get(one) != ""]:
+                    if reasons := [self._known[one] for one in waiting if one in self._known]:
+                        return reasons[0]
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return f"nothing has proven within {seconds:g} s that the old process has stopped"
+        return ""
 
-    def _settle(self, process: Identity, why: str) -> None:
-        if (proof := self._known.get(process)) is not None and not proof.done():
-            proof.set_result(why)
+    def _tell(self, process: Identity, why: str) -> None:
+        self._known[process] = why
+        if len(self._known) > KNOWN_MAX:
+            self._known.popitem(last=False)
+        self._news.set()
 
 
 async def take_over(
@@ -84,33 +98,40 @@ async def take_over(
     epochs: Epochs,
     proofs: Proofs,
     outside: Callable[[Identity, Identity], bool],
+    end: Callable[[Identity], None],
     limits: TakeoverLimits,
     progress: TakeoverProgress,
-    reached: ActionState = "requested",
+    promoted: Waiting | None,
+    reached: ActionState,
 ) -> None:
-    """Promotes a standby, from the step `reached` on. `outside`: whether a standby shares no server with the victim."""
-    proof = proofs.of(decision.victim)
-    try:
-        promoted = await _promote(decision, event, standbys, epochs, outside, limits, progress, reached)
-        if promoted is None:
-            progress("failed", f"tenant {decision.tenant} has no standby that is warm")
-            return
-        identity = promoted.standby.identity
-        why = "" if reached == "granted" else await proof
-        if not why and epochs.holder_of(decision.tenant) != identity:
-            why = f"process {identity.pid} does not hold the epoch any more"
-        if why:
-            promoted.tell("refused", event=event, detail=why)
-        else:
-            promoted.tell("granted", epochs.number_of(decision.tenant), event)
-            progress("granted", "the old process is proven stopped: its durable regions are to be written")
-        missing = [f"no durable region was granted: {why}"] if why else []
-        if not await _within(promoted.serving, limits.serving_s):
-            missing.append(f"it has not said within {limits.serving_s:g} s that it serves")
-        promoted.set_phase("serving")
-        progress("done", "; ".join(missing) or f"process {identity.pid} serves the tenant")
-    finally:
-        proofs.forget(decision.victim)
+    """Promotes a standby, from the step `reached` on.
+
+    `promoted`: the standby that has said to a daemon before this one that it knows. `outside`: whether a standby shares
+    no server with the victim. `end` kills a standby, which is no client of MPS.
+    """
+    if promoted is None:
+        promoted = await _promote(decision, event, standbys, epochs, outside, end, limits, progress)
+    elif reached == "promoted":
+        promoted.tell("promoted", epochs.number_of(decision.tenant), event)
+    if promoted is None:
+        progress("failed", f"tenant {decision.tenant} has no standby that is warm")
+        return
+    identity = promoted.standby.identity
+
+    def others() -> set[Identity]:
+        return {decision.victim, *epochs.writers(decision.tenant)} - {identity}
+
+    why = "" if reached == "granted" else await _unless_gone(promoted, proofs.all_of(others, limits.proof_s))
+    if why:
+        promoted.tell("refused", event=event, detail=why)
+    else:
+        promoted.tell("granted", epochs.number_of(decision.tenant), event)
+        progress("granted", "the old process is proven stopped: its durable regions are to be written")
+    missing = [f"no durable region was granted: {why}"] if why else []
+    if not await _within(promoted.serving, limits.serving_s, promoted.gone):
+        missing.append(f"process {identity.pid} has not said that it serves")
+    promoted.set_phase("serving")
+    progress("done", "; ".join(missing) or f"process {identity.pid} serves the tenant")
 
 
 async def _promote(
@@ -119,33 +140,57 @@ async def _promote(
     standbys: Standbys,
     epochs: Epochs,
     outside: Callable[[Identity, Identity], bool],
+    end: Callable[[Identity], None],
     limits: TakeoverLimits,
     progress: TakeoverProgress,
-    reached: ActionState,
 ) -> Waiting | None:
-    """The first standby that says that it knows. One that a dead daemon had promoted already comes first."""
-    holder = epochs.holder_of(decision.tenant)
-    known: Waiting | None = None
-    if reached != "requested" and holder is not None and holder != decision.victim:
-        known = await standbys.back(holder, limits.received_s)
+    """The first standby that says that it knows. One that a dead daemon had promoted already comes first.
+
+    One that says nothing in time is ended: it might wake up and serve beside the next.
+    """
     epochs.cut(decision.victim)
-    tried = [known] if known is not None else []
+    away = standbys.away(decision.tenant)
+    holder = epochs.holder_of(decision.tenant)
+    tried: list[Waiting | None] = []
+    if holder is not None and holder != decision.victim and (holder in away or standbys.of(holder)):
+        tried.append(await standbys.back(holder, limits.received_s))
     tried += [one for one in standbys.warm(decision.tenant) if outside(one.standby.identity, decision.victim)]
+    if not any(tried):
+        tried = [await standbys.back(process, limits.received_s) for process in away]
     for waiting in tried:
+        if waiting is None:
+            continue
         identity = waiting.standby.identity
         epoch = epochs.move(decision.tenant, identity)
         waiting.tell("promoted", epoch, event)
         progress("promoted", f"process {identity.pid} was told", standby=identity, epoch=epoch)
-        if await _within(waiting.received, limits.received_s):
+        if await _within(waiting.received, limits.received_s, waiting.gone):
             return waiting
-        standbys.unregister(waiting)
+        end(identity)
+        standbys.forget(identity)
     return None
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
+async def _unless_gone(promoted: Waiting, proof: Coroutine[Any, Any, str]) -> str:
+    """The answer, or that the promoted process has ended before there was one: that is another event's matter."""
+    asking = asyncio.ensure_future(proof)
+    ending = asyncio.ensure_future(promoted.gone.wait())
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+        await asyncio.wait({asking, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            return asking.result()
+        return f"process {promoted.standby.identity.pid}, which was promoted, has ended"
+    finally:
+        asking.cancel()
+        ending.cancel()
+
+
+async def _within(event: asyncio.Event, seconds: float, gone: asyncio.Event) -> bool:
+    """Whether it is set in time, and before the process has gone."""
+    waits = [asyncio.ensure_future(one.wait()) for one in (event, gone)]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return event.is_set()

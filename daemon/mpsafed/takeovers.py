@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The takeovers that go on, as the engine sees them: what proves that a lost process has stopped, and the timeline."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mpsafe.model import Action, ActionKind, ActionState, Client, Event, Identity, Takeover
+from mpsafe.model import Action, ActionKind, ActionState, Client, Event, Identity, Standby, Takeover
 from mpsafed import policy, steps
-from mpsafed.processes import has_ended
+from mpsafed.processes import Process, has_ended
 from mpsafed.sources import now_ns
-from mpsafed.standbys import Standbys
+from mpsafed.standbys import Standbys, Waiting
 from mpsafed.takeover import Epochs, Proofs, TakeoverLimits, TakeoverProgress, take_over
 
 __all__ = ["Takeovers"]
 
 
 class Takeovers:
-    """`clients` are those that the engine knows, by identity; `latest` and `update` an event's newest entry.
-
-    `ended` tells the vault of the end of a process. `stop` has a process fenced in the name of an event: one whose
-    server recovered by itself would serve beside the new one.
+    """`remembered` are standbys of an earlier run of the daemon, by process. `clients` are those that the engine knows,
+    by identity; `latest` and `update` an event's newest entry. `ended` tells the vault of the end of a process. `stop`
+    has a process fenced in the name of an event: one whose server recovered by itself would serve beside the new one.
     """
 
     def __init__(
         self,
         epochs: Epochs,
         *,
+        remembered: Mapping[Identity, str],
         clients: Mapping[Identity, Client],
         latest: Callable[[int], Event],
         update: Callable[[Event], Event],
@@ -33,7 +34,7 @@ class Takeovers:
         ended: Callable[[Identity], None],
         limits: TakeoverLimits,
     ) -> None:
-        self.standbys = Standbys()
+        self.standbys = Standbys(remembered)
         self.epochs = epochs
         self._clients = clients
         self._latest = latest
@@ -52,9 +53,8 @@ class Takeovers:
         self, decision: policy.Takeover, event: int, *, progress: TakeoverProgress, reached: ActionState = "requested"
     ) -> None:
         """One takeover, from the step `reached` on."""
-        proof = self._proofs.of(decision.victim)
         stopping = any(action.kind in ("fence", "restart_server") for action in self._latest(event).actions)
-        if not stopping and has_ended(decision.victim) and not proof.done():
+        if not stopping and has_ended(decision.victim):
             self._proofs.unproven(decision.victim, "it ended by itself while its work may have gone on")
         await take_over(
             decision,
@@ -63,8 +63,10 @@ class Takeovers:
             epochs=self.epochs,
             proofs=self._proofs,
             outside=self._is_outside,
+            end=self._end,
             limits=self._limits,
             progress=progress,
+            promoted=self._known(decision, event) if reached != "requested" else None,
             reached=reached,
         )
 
@@ -89,6 +91,7 @@ class Takeovers:
 
     def ended(self, process: Identity) -> None:
         """A process has ended."""
+        self.standbys.forget(process)
         self._ended(process)
         if process in self._outside:
             self._outside.discard(process)
@@ -97,12 +100,19 @@ class Takeovers:
     def progress(self, event: int, *, standby: Identity, received_ns: int | None, serving_ns: int | None) -> None:
         """What a promoted standby says of itself."""
         waiting = self.standbys.of(standby)
-        stamps = {"received_ns": received_ns, "serving_ns": serving_ns}
-        self.stamp(event, lambda one: one.standby == standby, **{name: ns for name, ns in stamps.items() if ns})
+        for name, ns in (("received_ns", received_ns), ("serving_ns", serving_ns)):
+            if ns:
+                self._stamp_once(event, standby, name, ns)
         if waiting is not None and (received_ns or serving_ns):
             waiting.received.set()
         if waiting is not None and serving_ns:
             waiting.serving.set()
+
+    def _stamp_once(self, event: int, standby: Identity, name: str, ns: int) -> None:
+        def is_new(one: Takeover) -> bool:
+            return one.standby == standby and not getattr(one, name)
+
+        self.stamp(event, is_new, **{name: ns})
 
     def stamp(self, event: int, of: Callable[[Takeover], bool], **changes: Any) -> None:
         """Changes the timelines of an event that are meant."""
@@ -110,6 +120,24 @@ class Takeovers:
         takeovers = [replace(one, **changes) if of(one) else one for one in entry.takeovers]
         if takeovers != entry.takeovers:
             self._update(replace(entry, takeovers=takeovers))
+
+    def _known(self, decision: policy.Takeover, event: int) -> Waiting | None:
+        """The standby that had said that it knows, if it still is the tenant's process; it may not come back to us."""
+        for one in self._latest(event).takeovers:
+            process = one.standby
+            mine = one.victim == decision.victim and self.epochs.holder_of(decision.tenant) == process
+            if mine and process is not None and one.received_ns and not has_ended(process):
+                standby = Standby(decision.tenant, process, 0, "promoted", one.promoted_ns)
+                waiting = self.standbys.of(process) or self.standbys.register(standby)
+                waiting.received.set()
+                if one.serving_ns:
+                    waiting.serving.set()
+                return waiting
+        return None
+
+    def _end(self, standby: Identity) -> None:
+        with contextlib.suppress(OSError), Process(standby) as process:
+            process.kill()
 
     def _is_outside(self, standby: Identity, victim: Identity) -> bool:
         ours, theirs = self._clients.get(standby), self._clients.get(victim)

@@ -11,6 +11,7 @@ from mpsafe.model import Event
 from mpsafe.soft.host import SoftwareHost
 from requires import requires
 from tenant_process import Tenant
+from vault_process import OUTSIDE, VaultProcess
 
 pytestmark = requires("soft", "cc")
 
@@ -90,6 +91,59 @@ def test_at_each_step_of_a_restart(mortal: Mortal, tenant: Callable[..., Tenant]
         if not died:
             break
     assert 5 < step < ENTRIES_MAX - stride
+
+
+# What a standby does until it serves, whatever becomes of the daemon: what it is told twice it says twice.
+FOLLOW = """
+for word in client.stand_by('chat'):
+    with contextlib.suppress(MpsafeError):
+        client.progress(word.event, received_ns=time.time_ns())
+        client.progress(word.event, serving_ns=time.time_ns())
+"""
+
+
+@HOW
+def test_at_each_step_of_a_takeover(mortal: Mortal, tenant: Callable[..., Tenant], how: str, stride: int) -> None:
+    other = tenant("batch", mortal.socket)
+    granted: list[bool] = []
+    step = 0
+    for step in range(1, ENTRIES_MAX, stride):
+        before = mortal.last_seq()
+        with (
+            VaultProcess(mortal.host, "chat", mortal.socket) as primary,
+            VaultProcess(mortal.host, "chat", mortal.socket, environment=OUTSIDE) as standby,
+        ):
+            epoch = int(primary.do("vault.claim()"))
+            primary.do("kv = Durable.create(vault, 'kv', 4096); kv.data.write(b'token'); kv.commit(b'1')")
+            standby.do("from mpsafe.errors import MpsafeError; words = client.stand_by('chat'); next(words)")
+            standby.begin(FOLLOW.replace("client.stand_by('chat')", "words"))
+            mortal.arm(before + step, how)
+            primary.begin("kernel('write_address').launch(cuda.U64(0x5000_0000_0000), cuda.U32(1)); time.sleep(60)")
+            died = mortal.dies(since=before)
+            mortal.disarm()
+            if died:
+                mortal.start()
+            event = mortal.fault_closed(since=before)
+            assert {(action.kind, action.target, action.state) for action in event.actions} == {
+                ("takeover", primary.identity, "done"),
+                ("fence", primary.identity, "killed"),
+            }, (step, event)
+            standby.result()
+            assert primary.process.wait(60) == -9
+            assert [one.standby for one in event.takeovers] == [standby.identity]
+            standby.do("client.close()")
+            assert int(standby.do("vault.claim()")) == epoch + 1
+            # A daemon that died while MPS was asked to terminate the client asks again, and MPS knows it no more.
+            assumed = any("assumed" in action.detail for action in event.actions)
+            assert standby.do("word.phase") == ("'refused'" if assumed else "'granted'")
+            granted.append(not assumed)
+            standby.do(f"kv = Durable.open(vault, 'kv', write={not assumed}); assert kv.data.read(5) == b'token'")
+            standby.do("vault.release(kv.region)")
+            assert other.do("work") == "ok"
+        if not died:
+            break
+    assert 8 < step < ENTRIES_MAX - stride
+    assert granted.count(True) > 2 * granted.count(False)
 
 
 def test_before_a_fault(mortal: Mortal, tenant: Callable[..., Tenant]) -> None:

@@ -9,6 +9,7 @@ from mpsafe.protocol.standby import NAME, Awaited
 from mpsafed.api.connection import CURRENT
 from mpsafed.engine import Engine
 from mpsafed.sources import now_ns
+from mpsafed.state import Line
 from mpsafed.tenants import Tenants
 
 __all__ = ["StandbyService"]
@@ -38,7 +39,12 @@ class StandbyService:
             raise BadRequest("tenant", outside, f"a client of it ({peer.pid})")
         standby = Standby(tenant, peer.identity, peer.uid, "warm", now_ns(), resident_bytes)
         waiting = takeovers.standbys.register(standby)
+        if takeovers.epochs.holder_of(tenant) == peer.identity and not self._is_taken_over(tenant):
+            waiting.tell("granted", takeovers.epochs.number_of(tenant), 0, "it holds the epoch already")
         takeovers.registered(peer.identity)
+        if self._engine.state.standbys.get(peer.identity) != tenant:
+            self._engine.state.append(Line(standby=(peer.identity, tenant)))
+            self._engine.ends.watch(peer.identity)
         self._engine.board.refresh()
         try:
             if waiting.standby.phase == "warm":
@@ -48,6 +54,11 @@ class StandbyService:
         finally:
             takeovers.standbys.unregister(waiting)
             self._engine.board.refresh()
+
+    def _is_taken_over(self, tenant: str) -> bool:
+        """Whether a takeover goes on, which has words of its own for the process that holds the epoch."""
+        open_events = [event for event in self._engine.state.recent() if event.phase == "open"]
+        return any(one.tenant == tenant for event in open_events for one in event.takeovers)
 
     def progress(self, event: int, *, received_ns: int | None, serving_ns: int | None) -> None:
         """See StandbyInterface.Progress. About the peer's own takeover, and no other."""

@@ -64,6 +64,11 @@ class Epochs:
         for held in self._durable(lambda held: held.writer == process and held.region.state == "open"):
             self._write(Line(held=msgspec.structs.replace(held, region=replace(held.region, state="suspect"))))
 
+    def writers(self, tenant: str) -> set[Identity]:
+        """Those that may be writing durable memory of the tenant's."""
+        durable = self._durable(lambda held: held.region.tenant == tenant)
+        return {held.writer for held in durable if held.writer is not None}
+
     def proven(self, process: Identity) -> list[Region]:
         """The work of this process is proven stopped. Returns what its tenant's holder may write from now on."""
         self._let_go(process)
