@@ -18,6 +18,7 @@ from mpsafe.cli import cli
 from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
 from mpsafe.protocol.host import Description
+from mpsafe.protocol.vault import VaultState
 from mpsafed import config
 
 SYSTEMD = Path(__file__).parent.parent / "systemd"
@@ -35,8 +36,12 @@ OBJECTS = {
     "host": Description,
     "identity": model.Identity,
     "limits": model.Limits,
+    "region": model.Region,
     "server": model.Server,
     "source": model.SourceState,
+    "standby": model.Standby,
+    "takeover": model.Takeover,
+    "vault": VaultState,
     "figures": model.Figures,
     "tenant": model.Tenant,
     "tenant line": TenantLine,

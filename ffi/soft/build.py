@@ -17,6 +17,7 @@ _CUDA: Final = [
     "allocation.c",
     "context.c",
     "copy.c",
+    "decoder.c",
     "device.c",
     "errors.c",
     "event.c",

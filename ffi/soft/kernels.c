@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "decoder.h"
 #include "warp.h"
 
 #define BLOCK 4096 /* elements at a time */
@@ -140,14 +141,19 @@ static void endless(const struct launch *launch)
 }
 
 static const struct kernel kernels[] = {
+    {"accumulate", "QQI", kernel_accumulate},
     {"affine", "QQIFF", affine},
+    {"argmax", "QQI", kernel_argmax},
+    {"attend", "QQQIIIIF", kernel_attend},
     {"checksum", "QQQQ", checksum},
     {"endless", "Q", endless},
     {"fill", "QQI", fill},
+    {"gate", "QQQI", kernel_gate},
     {"illegal_instruction", "", illegal_instruction},
     {"matvec", "QQQII", matvec},
     {"misaligned", "Q", misaligned},
     {"read_address", "QQ", read_address},
+    {"rms_norm", "QQQI", kernel_rms_norm},
     {"trap", "", trap},
     {"write_address", "QI", write_address},
 };

@@ -8,7 +8,7 @@
 #include "context.h"
 #include "driver.h"
 
-#define KERNEL_ARGUMENTS_MAX 5
+#define KERNEL_ARGUMENTS_MAX 8
 
 union argument {
     uint64_t u64;

@@ -4,7 +4,8 @@
     python check_cuda.py [LIBRARY]      prints one line a check: name, a tab, "ok" or what was wrong
 
 It uses the first device, a few MiB of it, and ends no context. What faults is in
-check_cuda_faults.py, what needs two processes in check_cuda_sharing.py.
+check_cuda_faults.py, what needs two processes in check_cuda_sharing.py, larger kernels in
+check_cuda_kernels.py.
 """
 
 import re
@@ -18,7 +19,7 @@ from mpsafe import cuda
 from mpsafe.cuda._cuda import ffi
 from mpsafe.errors import BadCudaCall
 
-__all__ = ["CHECKS", "Rig", "check_cuda", "outcomes"]
+__all__ = ["CHECKS", "Rig", "check_cuda", "floats", "outcomes"]
 
 _INVALID_VALUE, _INVALID_CONTEXT, _NOT_FOUND = 1, 201, 500
 _ACCESS: Final[dict[cuda.Access, int]] = {"read": 1, "readwrite": 3}

@@ -18,7 +18,7 @@ __all__ = ["Commands", "cli", "main"]
 
 SECTIONS: Final = {
     "Look": ("status", "tenants", "clients", "events", "top"),
-    "Act": ("fence", "mps", "driver"),
+    "Act": ("fence", "mps", "vault", "standby", "drill", "driver"),
     "Find out": ("doctor", "explain", "config", "demo"),
 }
 

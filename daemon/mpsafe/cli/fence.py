@@ -46,7 +46,9 @@ def _follow(out: Console, client: Client, number: int) -> int:
         event = watched.event
         if event is None or event.id != number:
             continue
-        step = next(action for action in event.actions if action.kind == "fence")
+        step = next((action for action in event.actions if action.kind == "fence"), None)
+        if step is None:
+            continue
         if first is None:
             first = event
             say(out, Text(f"#{event.id} ", "dim"), words(event.summary))

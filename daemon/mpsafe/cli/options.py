@@ -19,9 +19,9 @@ __all__ = ["coloured", "console", "json_option", "print_json", "say", "socket_op
 F = TypeVar("F", bound=Callable[..., Any])
 
 _STYLES: Final = {
-    **dict.fromkeys(("active", "healthy", "ok", "running"), "green"),
+    **dict.fromkeys(("active", "committed", "healthy", "ok", "running", "serving", "warm"), "green"),
     **dict.fromkeys(("absent", "note", "stopped"), "dim"),
-    **dict.fromkeys(("doomed", "fenced", "initializing", "starting", "warning"), "yellow"),
+    **dict.fromkeys(("doomed", "fenced", "initializing", "promoted", "starting", "suspect", "warning"), "yellow"),
     **dict.fromkeys(("failed", "fault", "lost", "wrong"), "red"),
 }
 

@@ -56,6 +56,11 @@ def kernels() -> str:
     matvec(U64 y, U64 w, U64 x, U32 rows, U32 cols)      rows threads
     fill(U64 p, U64 words, U32 value)                    words threads
     checksum(U64 p, U64 words, U64 start, U64 out)       any number of threads
+    accumulate(U64 out, U64 in, U32 n)                   n threads
+    rms_norm(U64 out, U64 in, U64 w, U32 n)              n threads
+    gate(U64 out, U64 a, U64 b, U32 n)                   n threads
+    attend(U64 out, U64 q, U64 kv, U32 tokens, U32 stride, U32 dim, U32 head, F32 scale)   dim threads
+    argmax(U64 out, U64 in, U32 n)                       one thread
     read_address(U64 address, U64 out), write_address(U64 address, U32 value),
     misaligned(U64 address), trap(), endless(U64 flag)   one thread
     """

@@ -13,6 +13,7 @@ __all__ = [
     "BadRequest",
     "ContentsChanged",
     "ControlFailed",
+    "DrillRefused",
     "EpochHeld",
     "InternalError",
     "NoStandby",
@@ -131,6 +132,19 @@ class ContentsChanged(Refused):
     @override
     def __str__(self) -> str:
         return f"region {self.region}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(eq=False)
+class DrillRefused(Refused):
+    """A drill would cost somebody what it is not meant to, or has nothing to do."""
+
+    code: ClassVar[str] = "drill-refused"
+    hint: ClassVar[str] = "start the standbys that are missing: mpsafe standby ls; --force goes on without them"
+    problem: str
+
+    @override
+    def __str__(self) -> str:
+        return self.problem
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ Each commit publishes how far every slot has come, with a checksum of what is in
 costs what was appended since the last one. Who takes over checks each slot before it trusts it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -45,12 +46,12 @@ class _Open:
 
 
 class KvCache:
-    """`slots` of `slot_bytes` each, over durable memory, closed with it."""
+    """`slots` of `slot_bytes` each, over durable memory, closed with it; `durable` is None for a scratch one."""
 
-    def __init__(self, durable: Durable, vault: Vault) -> None:
+    def __init__(self, vault: Vault, data: cuda.Span, shape: "_Shape", durable: Durable | None) -> None:
         self.durable = durable
-        shape = msgspec.json.decode(durable.region.layout, type=_Shape)
         self.slots, self.slot_bytes = shape.slots, shape.slot_bytes
+        self._data = data
         self._checksum = vault.checksum
         self._open = {entry.slot: _Open(entry, entry.nbytes) for entry in self.entries()}
 
@@ -60,12 +61,26 @@ class KvCache:
         if slot_bytes % WORD_BYTES:
             raise ValueError(f"slot_bytes is a multiple of {WORD_BYTES}, not {slot_bytes}")
         layout = msgspec.json.encode(_Shape(slots, slot_bytes))
-        return cls(Durable.create(vault, name, slots * slot_bytes, layout=layout), vault)
+        durable = Durable.create(vault, name, slots * slot_bytes, layout=layout)
+        return cls(vault, durable.data, _Shape(slots, slot_bytes), durable)
+
+    @classmethod
+    def scratch(cls, vault: Vault, *, slots: int, slot_bytes: int) -> Self:
+        """One in this process's own memory, to take over into: nothing is published of it."""
+        return cls(vault, cuda.Buffer(vault.context, slots * slot_bytes), _Shape(slots, slot_bytes), None)
 
     @classmethod
     def open(cls, vault: Vault, name: str, *, write: bool = False) -> Self:
         """The newest of that name, as it was committed."""
-        return cls(Durable.open(vault, name, write=write), vault)
+        durable = Durable.open(vault, name, write=write)
+        try:
+            shape = msgspec.json.decode(durable.region.layout, type=_Shape)
+            if shape.slots * shape.slot_bytes > durable.data.nbytes:
+                raise msgspec.ValidationError(f"{shape.slots} slots of {shape.slot_bytes} bytes")
+        except msgspec.DecodeError as error:
+            durable.close()
+            raise ContentsChanged(durable.region.info.id, "the shape of a cache as its layout", str(error)) from error
+        return cls(vault, durable.data, shape, durable)
 
     def __enter__(self) -> Self:
         return self
@@ -74,14 +89,17 @@ class KvCache:
         self.close()
 
     def close(self) -> None:
-        """Unmaps the region."""
-        self.durable.close()
+        """Unmaps the region, or gives the memory back."""
+        if self.durable is not None:
+            self.durable.close()
+        elif isinstance(self._data, cuda.Buffer):
+            self._data.close()
 
     def span(self, slot: int) -> cuda.Span:
         """Where a slot lies; what is written beyond what counts is told by `wrote`."""
         if not 0 <= slot < self.slots:
             raise ValueError(f"slot {slot} is not among {self.slots}")
-        data = self.durable.data
+        data = self._data
         return cuda.Span(data.context, data.address + slot * self.slot_bytes, self.slot_bytes)
 
     def begin(self, request: str, note: bytes = b"") -> int:
@@ -116,22 +134,24 @@ class KvCache:
 
     def commit(self, stream: cuda.Stream | None = None) -> None:
         """Publishes all that was written before, when the stream has come so far (None: all streams)."""
-        if stream is None:
-            self.durable.region.context.synchronize()
-        else:
-            stream.synchronize()
+        self._finished(stream)
         grown = {slot: one for slot, one in self._open.items() if one.filled > one.entry.nbytes}
         sums = self._checksum.each([(self.span(slot), one.entry.nbytes, one.filled) for slot, one in grown.items()])
         for (slot, one), added in zip(grown.items(), sums, strict=True):
             checksum = (one.entry.checksum + added) & MASK
             entry = msgspec.structs.replace(one.entry, nbytes=one.filled, checksum=checksum)
             self._open[slot] = replace(one, entry=entry)
-        self.durable.commit(msgspec.msgpack.encode([one.entry for one in self._open.values()]), stream)
+        if self.durable is not None:
+            self.durable.commit(msgspec.msgpack.encode([one.entry for one in self._open.values()]), stream)
+
+    def open_entries(self) -> list[Entry]:
+        """The requests that are open here, as of the last commit or copy."""
+        return [one.entry for one in self._open.values()]
 
     def entries(self) -> list[Entry]:
         """The requests of the newest generation; ContentsChanged if what was published makes no sense."""
-        newest = self.durable.committed()
-        if newest is None:
+        newest = self.durable.committed() if self.durable is not None else None
+        if newest is None or self.durable is None:
             return []
         try:
             found = msgspec.msgpack.decode(newest.payload, type=list[Entry])
@@ -149,23 +169,36 @@ class KvCache:
         return [entry for entry, found in zip(entries, sums, strict=True) if entry.checksum == found]
 
     def copy_to(self, other: "KvCache", stream: cuda.Stream | None = None) -> list[Entry]:
-        """Copies what counts into another cache of the same shape, device to device, and checks it there.
+        """Copies what was published into another cache of the same shape, device to device, and checks it there.
 
         Returns what arrived whole, which is open there, and not yet committed. ValueError for another shape.
         """
-        if (self.slots, self.slot_bytes) != (other.slots, other.slot_bytes):
-            shapes = f"{other.slots} slots of {other.slot_bytes} bytes for {self.slots} of {self.slot_bytes}"
-            raise ValueError(f"the caches differ: {shapes}")
         entries = self.entries()
-        for entry in entries:
-            if entry.nbytes:
-                source = cuda.Span(self.durable.data.context, self.span(entry.slot).address, entry.nbytes)
-                other.span(entry.slot).copy_from(source, stream=stream)
-        if stream is None:
-            self.durable.region.context.synchronize()
-        else:
-            stream.synchronize()
+        self._copy(entries, other, stream)
         sums = self._checksum.each([(other.span(entry.slot), 0, entry.nbytes) for entry in entries])
         whole = [entry for entry, found in zip(entries, sums, strict=True) if entry.checksum == found]
         other._open = {entry.slot: _Open(entry, entry.nbytes) for entry in whole}
         return whole
+
+    def move_to(self, other: "KvCache", stream: cuda.Stream | None = None) -> None:
+        """Has another cache of the same shape go on with what is open here, published or not."""
+        here = self._open.values()
+        self._copy([msgspec.structs.replace(one.entry, nbytes=one.filled) for one in here], other, stream)
+        unpublished = [replace(one, entry=msgspec.structs.replace(one.entry, nbytes=0, checksum=0)) for one in here]
+        other._open = {one.entry.slot: one for one in unpublished}
+
+    def _copy(self, entries: Sequence[Entry], other: "KvCache", stream: cuda.Stream | None) -> None:
+        if (self.slots, self.slot_bytes) != (other.slots, other.slot_bytes):
+            shapes = f"{other.slots} slots of {other.slot_bytes} bytes for {self.slots} of {self.slot_bytes}"
+            raise ValueError(f"the caches differ: {shapes}")
+        for entry in entries:
+            if entry.nbytes:
+                source = cuda.Span(self._data.context, self.span(entry.slot).address, entry.nbytes)
+                other.span(entry.slot).copy_from(source, stream=stream)
+        self._finished(stream)
+
+    def _finished(self, stream: cuda.Stream | None) -> None:
+        if stream is None:
+            self._data.context.synchronize()
+        else:
+            stream.synchronize()

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoder as a service whose state outlives it: weights in an immutable region, the cache in a durable one.
+
+    python -m mpsafe.demo.serving primary|standby TENANT SOCKET PATH [SHAPE]
+
+Requests are packets on the Unix socket PATH (SOCK_SEQPACKET), JSON: {"id", "prompt": hexadecimal, "tokens": how many,
+"seen": how many of them the asker has}. Answers: {"id", "at", "token"}, one for each token from `seen` on. Who is cut
+off connects again and says what it has seen. Tokens are published before they are sent, but for the first of a standby
+that was promoted: whoever would follow it computes them again from what was published before.
+
+The primary claims the tenant's epoch. The standby waits: its context is made, the weights are mapped, the kernels have
+run once, and memory for a cache is there. When it is promoted it copies what was published, checks it, takes the
+socket's path, and serves.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mpsafe import cuda
+from mpsafe.client import Client
+from mpsafe.demo.decoder import Decoder, Shape
+from mpsafe.errors import MpsafeError, UnknownRegion
+from mpsafe.protocol.standby import Awaited
+from mpsafe.vault import KvCache, Vault
+
+__all__ = ["SLOTS", "Service", "main", "prepare_weights"]
+
+SLOTS: Final = 8
+PACKET_MAX: Final = 64 << 10
+WEIGHTS: Final = "weights"
+CACHE: Final = "kv"
+
+
+class Ask(msgspec.Struct):
+    """One request."""
+
+    id: str
+    prompt: str
+    tokens: int
+    seen: int = 0
+
+
+class Progress(msgspec.Struct):
+    """What is known of a request, besides its keys and values: what was asked, and every token so far."""
+
+    prompt: bytes
+    tokens: int
+    said: bytes = b""
+
+
+@dataclass
+class _Open:
+    """One request that is being answered. `listener` is None while nobody listens."""
+
+    slot: int
+    progress: Progress
+    sent: int = 0
+    listener: socket.socket | None = None
+    done: bool = field(default=False)
+
+    @property
+    def place(self) -> int:
+        """How many tokens are in the cache: all but the last that was said."""
+        return len(self.progress.prompt) + max(0, len(self.progress.said) - 1)
+
+
+class Service:
+    """Answers on `path`, a step of every open request at a time."""
+
+    def __init__(self, decoder: Decoder, cache: KvCache, path: Path, *, publish: bool = True) -> None:
+        self.decoder = decoder
+        self.cache = cache
+        self.publishes = publish
+        self.steps = 0
+        self._path = path
+        self._open: dict[str, _Open] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def resume(self) -> None:
+        """Takes up the requests that are in the cache."""
+        for entry in self.cache.open_entries():
+            progress = msgspec.msgpack.decode(entry.note, type=Progress)
+            self._open[entry.request] = _Open(entry.slot, progress, done=len(progress.said) >= progress.tokens)
+
+    def listen(self) -> None:
+        """Takes the path, whoever had it."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        listener.bind(os.fspath(fresh))
+        listener.listen(64)
+        fresh.rename(self._path)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def turn(self, wait_s: float = 0.0) -> bool:
+        """Takes in what is asked, and computes a token for each open request; whether there were any."""
+        for key, _ in self._selector.select(0 if self._busy() else wait_s):
+            assert isinstance(key.fileobj, socket.socket)
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    peer, _ = key.fileobj.accept()
+                    self._selector.register(peer, selectors.EVENT_READ, "peer")
+            else:
+                self._take(key.fileobj)
+        working = self._busy()
+        for one in working:
+            self._step(one)
+        if working and self.publishes:
+            self.cache.commit()
+        for name, one in self._open.items():
+            self._tell(name, one)
+        self.steps += len(working)
+        return bool(working)
+
+    def _busy(self) -> list[_Open]:
+        return [one for one in self._open.values() if not one.done]
+
+    def _take(self, peer: socket.socket) -> None:
+        try:
+            data = peer.recv(PACKET_MAX)
+            ask = msgspec.json.decode(data, type=Ask) if data else None
+            prompt = bytes.fromhex(ask.prompt) if ask is not None else b""
+        except (OSError, ValueError):
+            ask, prompt = None, b""
+        if ask is None or not prompt or not 0 < ask.tokens <= self.decoder.shape.tokens - len(prompt):
+            self._selector.unregister(peer)
+            peer.close()
+            return
+        one = self._open.get(ask.id)
+        if one is None:
+            progress = Progress(prompt, ask.tokens)
+            one = self._open[ask.id] = _Open(self.cache.begin(ask.id), progress)
+        one.listener, one.sent = peer, ask.seen
+
+    def _step(self, one: _Open) -> None:
+        """One more token: of a new request the whole prompt is read first."""
+        span = self.cache.span(one.slot)
+        progress = one.progress
+        first = 0 if not progress.said else one.place
+        fed = [*progress.prompt] if not progress.said else [progress.said[-1]]
+        token = 0
+        for place, given in enumerate(fed, first):
+            token = self.decoder.step(given, place, span)
+        self.cache.wrote(one.slot, len(fed) * self.decoder.shape.token_bytes)
+        progress.said += bytes([token])
+        one.done = len(progress.said) >= progress.tokens
+        self.cache.note(one.slot, msgspec.msgpack.encode(progress))
+
+    def _tell(self, name: str, one: _Open) -> None:
+        """What was published and is not sent yet."""
+        while one.listener is not None and one.sent < len(one.progress.said):
+            token = one.progress.said[one.sent]
+            try:
+                one.listener.send(json.dumps({"id": name, "at": one.sent, "token": token}).encode())
+            except OSError:
+                one.listener = None
+                return
+            one.sent += 1
+
+
+def prepare_weights(vault: Vault, shape: Shape) -> cuda.Span:
+    """The tenant's weights, made where they are not there yet."""
+    with contextlib.suppress(UnknownRegion):
+        return vault.open(WEIGHTS, verify=False)
+    region = vault.create(WEIGHTS, "immutable", shape.weight_bytes)
+    offset = 0
+    for part in shape.weights():
+        region.write(part, offset=offset)
+        offset += len(part)
+    region.commit()
+    return region
+
+
+def primary(vault: Vault, shape: Shape, path: Path) -> None:
+    """Serves from the start."""
+    vault.claim()
+    decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
+    cache = KvCache.create(vault, CACHE, slots=SLOTS, slot_bytes=shape.slot_bytes)
+    _serve(Service(decoder, cache, path))
+
+
+def standby(vault: Vault, shape: Shape, path: Path) -> None:
+    """Waits, and goes on where the other one was cut off."""
+    client = vault.client
+    decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
+    spare = KvCache.scratch(vault, slots=SLOTS, slot_bytes=shape.slot_bytes)
+    decoder.step(0, 0, spare.span(0))
+    resident = shape.weight_bytes + SLOTS * shape.slot_bytes
+    words = client.stand_by(vault.tenant, resident_bytes=resident)
+    event = _promoted(words)
+    with contextlib.suppress(MpsafeError):
+        client.progress(event, received_ns=time.time_ns())
+    with KvCache.open(vault, CACHE) as old:
+        old.copy_to(spare)
+    service = Service(decoder, spare, path, publish=False)
+    service.resume()
+    service.listen()
+    # The first tokens are served from memory of our own: nobody else can write there, whatever becomes of the proof.
+    service.turn()
+    with contextlib.suppress(MpsafeError):
+        client.progress(event, serving_ns=time.time_ns())
+    _say("serving")
+    durable = KvCache.create(vault, CACHE, slots=SLOTS, slot_bytes=shape.slot_bytes)
+    spare.move_to(durable)
+    service.cache, service.publishes = durable, True
+    durable.commit()
+    _serve(service, listening=True)
+
+
+def _promoted(words: Iterator[Awaited]) -> int:
+    """Waits until this process is promoted; the event that tells why."""
+    for word in words:
+        if word.phase != "warm":
+            return word.event
+        _say("warm")
+    raise EOFError
+
+
+def _serve(service: Service, *, listening: bool = False) -> None:
+    if not listening:
+        service.listen()
+        _say("serving")
+    while True:
+        service.turn(wait_s=60.0)
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Runs one of the two, until it is ended."""
+    role, tenant, daemon, path, *rest = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    options: dict[str, Any] = json.loads(rest[0]) if rest else {}
+    driver = cuda.load()
+    driver.init()
+    with cuda.Context(driver, driver.devices()[0]) as context, Client(daemon) as client, client.attach(tenant):
+        vault = Vault(client, context, tenant)
+        {"primary": primary, "standby": standby}[role](vault, Shape(**options), Path(path))
+
+
+if __name__ == "__main__":
+    main()
