@@ -5,7 +5,7 @@ import importlib
 import sys
 from typing import Final
 
-BENCHES: Final = ("daemon", "kernel")
+BENCHES: Final = ("daemon", "kernel", "takeover")
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A decoder as a service whose state outlives it: weights in an immutable region, the cache in a durable one.
 
-    python -m mpsafe.demo.serving primary|standby TENANT SOCKET PATH [SHAPE]
+    python -m mpsafe.demo.serving primary|standby|restarted TENANT SOCKET PATH [SHAPE]
 
 Requests are packets on the Unix socket PATH (SOCK_SEQPACKET), JSON: {"id", "prompt": hexadecimal, "tokens": how many,
 "seen": how many of them the asker has}. Answers: {"id", "at", "token"}, one for each token from `seen` on. Who is cut
@@ -10,7 +10,7 @@ that was promoted: whoever would follow it computes them again from what was pub
 
 The primary claims the tenant's epoch. The standby waits: its context is made, the weights are mapped, the kernels have
 run once, and memory for a cache is there. When it is promoted it copies what was published, checks it, takes the
-socket's path, and serves.
+socket's path, and serves. One that is restarted does all of that when it starts: what a standby is compared with.
 """
 
 import contextlib
@@ -202,15 +202,33 @@ def standby(vault: Vault, shape: Shape, path: Path) -> None:
     event = _promoted(words)
     with contextlib.suppress(MpsafeError):
         client.progress(event, received_ns=time.time_ns())
+    service = _taken_up(vault, decoder, spare, path)
+    with contextlib.suppress(MpsafeError):
+        client.progress(event, serving_ns=time.time_ns())
+    _go_on(vault, shape, service, spare)
+
+
+def restarted(vault: Vault, shape: Shape, path: Path) -> None:
+    """Started when the other one was lost."""
+    vault.claim()
+    decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
+    spare = KvCache.scratch(vault, slots=SLOTS, slot_bytes=shape.slot_bytes)
+    _go_on(vault, shape, _taken_up(vault, decoder, spare, path), spare)
+
+
+def _taken_up(vault: Vault, decoder: Decoder, spare: KvCache, path: Path) -> Service:
+    """Serves what was published, from memory of its own: nobody else can write there, whatever becomes of the proof."""
     with KvCache.open(vault, CACHE) as old:
         old.copy_to(spare)
     service = Service(decoder, spare, path, publish=False)
     service.resume()
     service.listen()
-    # The first tokens are served from memory of our own: nobody else can write there, whatever becomes of the proof.
     service.turn()
-    with contextlib.suppress(MpsafeError):
-        client.progress(event, serving_ns=time.time_ns())
+    return service
+
+
+def _go_on(vault: Vault, shape: Shape, service: Service, spare: KvCache) -> None:
+    """Publishes from here on, in a region of its own epoch."""
     _say("serving")
     durable = KvCache.create(vault, CACHE, slots=SLOTS, slot_bytes=shape.slot_bytes)
     spare.move_to(durable)
@@ -250,7 +268,7 @@ def main() -> None:
     driver.init()
     with cuda.Context(driver, driver.devices()[0]) as context, Client(daemon) as client, client.attach(tenant):
         vault = Vault(client, context, tenant)
-        {"primary": primary, "standby": standby}[role](vault, Shape(**options), Path(path))
+        {"primary": primary, "standby": standby, "restarted": restarted}[role](vault, Shape(**options), Path(path))
 
 
 if __name__ == "__main__":

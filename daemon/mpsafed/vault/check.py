@@ -24,10 +24,14 @@ NO_MPS: Final = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
 
 
 class Told(msgspec.Struct):
-    """What the helper says of one descriptor, a line of JSON: a device's UUID, or what is wrong."""
+    """What the helper says of one descriptor, a line of JSON: a device's UUID, or what is wrong.
+
+    `trouble`: why it cannot say anything of any.
+    """
 
     device: Annotated[str, msgspec.Meta(max_length=96)] = ""
     error: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    trouble: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
 async def check(fds: Sequence[int], sizes: Sequence[int], device: str, *, environment: Mapping[str, str]) -> None:
@@ -53,8 +57,10 @@ async def check(fds: Sequence[int], sizes: Sequence[int], device: str, *, enviro
         told = [msgspec.json.decode(line, type=Told) for line in output.splitlines()]
     except msgspec.DecodeError as error:
         raise VaultClosed(f"the helper that checks handles says what makes no sense: {error}") from error
+    if told and told[0].trouble:
+        raise VaultClosed(f"handles cannot be checked: {told[0].trouble}")
     if len(told) != len(fds):
-        raise VaultClosed(told[0].error if told else "the helper that checks handles has died")
+        raise VaultClosed("the helper that checks handles has died")
     for index, (one, nbytes) in enumerate(zip(told, sizes, strict=True)):
         if one.error or one.device != device:
             raise BadHandle(index, f"{nbytes} bytes of memory of device {device}", one.error or f"device {one.device}")

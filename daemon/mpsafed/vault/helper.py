@@ -4,8 +4,8 @@
     python -m mpsafed.vault.helper SIZE:FD...
 
 It imports each, which only the driver can judge, and maps it into reserved addresses that nothing may access. It has
-no context, is no client of MPS, and nobody's rights from before it meets what a stranger passed. A line of JSON
-(mpsafed.vault.check, Told) for each; one alone where the driver cannot be asked.
+no context, is no client of MPS, and nobody's rights once the driver is open and before it meets what a stranger passed.
+A line of JSON (mpsafed.vault.check, Told) for each; one alone where the driver cannot be asked.
 """
 
 import importlib
@@ -29,12 +29,12 @@ def main() -> int:
     cuda: Any = importlib.import_module("mpsafe.cuda")
     try:
         driver = cuda.load()
-        _drop_rights()
         driver.init()
         uuids = [device.uuid for device in driver.devices()]
     except (BadCudaCall, CannotRun) as error:
-        _tell(Told(error=f"the helper that checks handles cannot ask the driver: {error}"[:256]))
+        _tell(Told(trouble=str(error)[:256]))
         return 0
+    _drop_rights()
     for argument in sys.argv[1:]:
         nbytes, fd = map(int, argument.split(":"))
         try:

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A takeover: what the asker of a small decoder waits for when the MPS server is lost, with a standby and without.
+
+Three requests are open; a neighbour's SM exception ends the server; the clock runs from the write of that fault to the
+next right token at the asker. All with the real daemon over the software GPU: nothing here is a GPU's figure.
+
+    standby_ms        a warm standby, promoted by mpsafed
+    remap_ms          no standby: a process that is started already and has all imports done, which learns of the end of
+                      the first one by its pidfd, makes a context, maps the vault and goes on from the cache in it
+    host_memory_ms    the same, with the weights in its own host memory and no vault: it copies them and decodes again
+    cold_restart_ms   a new process until it has a context, and nothing else
+    promotion_ms      mpsafed's first signal to the standby's word that it knows
+"""
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.progress import Progress
+
+from mpsafe.client import Client
+from mpsafe.demo.asker import Asked, ask
+from mpsafe.errors import DaemonUnreachable
+from mpsafe.model import Takeover
+from mpsafe.soft.host import SoftwareHost
+from tools.bench.rows import Row, percentile, report
+
+__all__ = ["main"]
+
+LIMIT_SECONDS: Final = 900
+GIB: Final = 1 << 30
+# Bytes of weights, and how many rounds of each.
+SIZES: Final = ((GIB // 10, 15), (GIB, 7), (4 * GIB, 3))
+PROMPTS: Final = {"one": b"the quick brown", "two": b"fox", "three": b"jumps over"}
+TOKENS: Final = 60
+FAULT_AT: Final = 30
+PATIENCE_S: Final = 120.0
+OUTSIDE: Final = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
+# What is imported already when the clock starts, and waits for a line on stdin.
+PRELOADED: Final = "import sys; import {module} as m; print('preloaded', flush=True); sys.stdin.readline(); m.main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A running daemon on a software host."""
+
+    host: SoftwareHost
+    socket: str
+    path: Path
+
+
+@contextlib.contextmanager
+def daemon() -> Generator[Rig]:
+    """The real daemon, with the tenants chat and batch."""
+    with tempfile.TemporaryDirectory(prefix="mpsafe-bench-") as name, SoftwareHost(Path(name) / "gpu") as host:
+        host.start_mps()
+        socket, config = f"{name}/mpsafed.sock", Path(name) / "mpsafe.toml"
+        config.write_text(
+            f'[daemon]\nsocket = "{socket}"\nstate_directory = "{name}/state"\n'
+            f'[sources]\nkernel_log = "{host.kernel_log}"\n[driver]\nkind = "software"\npath = "{host.driver}"\n'
+            f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\npipe_directory = "{host.pipe_directory}"\n'
+            f'log_directory = "{host.log_directory}"\n[vault]\nkeeper = "{name}/keeper"\n'
+            '[[tenant]]\nname = "chat"\n[[tenant]]\nname = "batch"\n'
+        )
+        with (Path(name) / "mpsafed.log").open("wb") as log:
+            command = [sys.executable, "-m", "mpsafed.main", "--config", os.fspath(config)]
+            process = subprocess.Popen(command, env=host.environment, stderr=log)
+            try:
+                while not _answers(socket):
+                    time.sleep(0.01)
+                yield Rig(host, socket, Path(name) / "chat.sock")
+                with Client(socket) as client:
+                    client.drain()
+            finally:
+                process.terminate()
+                process.wait()
+
+
+def _answers(socket: str) -> bool:
+    try:
+        with Client(socket) as client:
+            return bool(client.tenants())
+    except DaemonUnreachable:
+        return False
+
+
+class Process:
+    """One process of the example, read line by line."""
+
+    def __init__(self, rig: Rig, *command: str, outside: bool = False) -> None:
+        environment = {**rig.host.environment, **(OUTSIDE if outside else {})}
+        environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], os.getcwd()])
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, *command], env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def said(self) -> str:
+        """The next line."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError(f"a process of the benchmark has ended with {self.process.wait()}")
+        return line
+
+    def say(self, line: str = "") -> None:
+        """Writes a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+
+def serving(rig: Rig, role: str, shape: str) -> list[str]:
+    """Arguments of the serving example."""
+    return [role, "chat", rig.socket, os.fspath(rig.path), shape]
+
+
+def round_of(rig: Rig, how: str, weight_bytes: int, expected: dict[str, bytes]) -> tuple[float, Takeover | None]:
+    """One loss; milliseconds from the fault to the next right token, and the takeover's timeline if there was one."""
+    shape = json.dumps({"pad_bytes": weight_bytes})
+    module, role = ("tools.bench.host_memory", "host") if how == "host" else ("mpsafe.demo.serving", "restarted")
+    with contextlib.ExitStack() as stack:
+        neighbour = stack.enter_context(Process(rig, "-m", "tools.bench.neighbour"))
+        neighbour.said()
+        first = stack.enter_context(Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", shape)))
+        first.said()
+        if how == "standby":
+            second = Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "standby", shape), outside=True)
+            stack.enter_context(second)
+        else:
+            words = PRELOADED.format(module=module)
+            second = stack.enter_context(Process(rig, "-c", words, *serving(rig, role, shape), outside=True))
+        second.said()
+        requests = {name: Asked(prompt, TOKENS) for name, prompt in PROMPTS.items()}
+        ended = os.pidfd_open(first.process.pid)
+        stack.callback(os.close, ended)
+        fault_ns = 0
+
+        def lose() -> None:
+            nonlocal fault_ns
+            if not fault_ns and sum(len(one.said) for one in requests.values()) >= FAULT_AT:
+                fault_ns = time.time_ns()
+                neighbour.say()
+
+        if how != "standby":
+            starter = subprocess.Popen(
+                [sys.executable, "-S", "-c", WATCHER, str(ended), str(_stdin(second))], pass_fds=[ended, _stdin(second)]
+            )
+            stack.callback(starter.wait)
+        connected = ask(rig.path, requests, patience_s=PATIENCE_S, each=lose)
+        if {name: bytes(one.said) for name, one in requests.items()} != expected:
+            raise RuntimeError(f"{how}: the output is not that of the undisturbed run")
+        again = min(ns for one in requests.values() for ns in one.came_ns if ns > connected[-1])
+        takeover = _timeline(rig) if how == "standby" else None
+    with Client(rig.socket) as client:
+        for region in client.vault().regions:
+            client.release_region(region.id)
+    return (again - fault_ns) / 1e6, takeover
+
+
+# Waits for the end of a process and says so in a pipe: a supervisor that has nothing else to do.
+WATCHER: Final = """
+import os, select, sys
+ended, pipe = map(int, sys.argv[1:])
+select.select([ended], [], [])
+os.write(pipe, b"\\n")
+"""
+
+
+def _stdin(process: Process) -> int:
+    assert process.process.stdin is not None
+    return process.process.stdin.fileno()
+
+
+def _timeline(rig: Rig) -> Takeover:
+    """Of the newest takeover, once it has been said that the standby serves."""
+    with Client(rig.socket) as client:
+        while True:
+            newest = [one for event in client.events() for one in event.takeovers][-1]
+            if newest.serving_ns and newest.granted_ns:
+                return newest
+            time.sleep(0.01)
+
+
+def undisturbed(rig: Rig) -> dict[str, bytes]:
+    """What a run says to which nothing happens."""
+    with Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", "{}")) as process:
+        process.said()
+        requests = {name: Asked(prompt, TOKENS) for name, prompt in PROMPTS.items()}
+        ask(rig.path, requests, patience_s=PATIENCE_S)
+    with Client(rig.socket) as client:
+        for region in client.vault().regions:
+            client.release_region(region.id)
+    return {name: bytes(one.said) for name, one in requests.items()}
+
+
+def cold_restart(rig: Rig, rounds: int) -> list[float]:
+    """A new process until it has a context."""
+    took: list[float] = []
+    for _ in range(rounds):
+        began = time.perf_counter_ns()
+        with Process(rig, "-m", "tools.bench.neighbour", outside=True) as process:
+            process.said()
+            took.append((time.perf_counter_ns() - began) / 1e6)
+    return took
+
+
+def throughput(rig: Rig) -> tuple[float, float]:
+    """Tokens a second of an undisturbed run, with a commit for each step and without."""
+    with Process(rig, "-m", "tools.bench.throughput", "chat", rig.socket) as process:
+        found = json.loads(process.said())
+    return found["published"], found["unpublished"]
+
+
+def main() -> None:
+    """Measures everything and writes the report. Ends by SIGALRM where something hangs."""
+    signal.alarm(LIMIT_SECONDS)
+    rows: list[Row] = []
+    promotions: list[float] = []
+    served: list[float] = []
+    with Progress(transient=True) as progress, daemon() as rig:
+        task = progress.add_task("takeover", total=3 * sum(rounds for _, rounds in SIZES) + 3)
+        expected = undisturbed(rig)
+        for weight_bytes, rounds in SIZES:
+            took: dict[str, list[float]] = {"standby": [], "remap": [], "host": []}
+            for _ in range(rounds):
+                for how, found in took.items():
+                    ms, takeover = round_of(rig, how, weight_bytes, expected)
+                    found.append(ms)
+                    if takeover is not None:
+                        promotions.append((takeover.received_ns - takeover.signal_ns) / 1e6)
+                        served.append((takeover.serving_ns - takeover.signal_ns) / 1e6)
+                    progress.advance(task)
+            rows += _rows(f"{weight_bytes / GIB:.1f} GiB", took)
+        cold = statistics.median(cold_restart(rig, 9))
+        rows.append(Row("cold_restart_ms, context only", cold, "ms", "itself", cold))
+        progress.advance(task)
+        published, unpublished = throughput(rig)
+        progress.advance(task)
+    rows += [
+        Row("promotion_ms, p50", percentile(promotions, 50), "ms", "bound of the design", 2.0),
+        Row("promotion_ms, p99", percentile(promotions, 99), "ms", "bound of the design", 2.0),
+        Row("signal to first answer, p50", percentile(served, 50), "ms", "bound of the design (a GPU's)", 10.0),
+        Row("throughput, commit each step", published, "tokens/s", "no vault", unpublished, more_is_better=True),
+    ]
+    signal.alarm(0)
+    report("takeover", "software GPU (no silicon)", rows)
+
+
+def _rows(size: str, took: dict[str, Sequence[float]] | dict[str, list[float]]) -> list[Row]:
+    ours, remap, host = (statistics.median(took[how]) for how in ("standby", "remap", "host"))
+    return [
+        Row(f"standby_ms, {size} of weights", ours, "ms", "remap_ms", remap),
+        Row(f"standby_ms, {size} of weights", ours, "ms", "host_memory_ms", host),
+    ]
