@@ -42,7 +42,7 @@ GIB: Final = 1 << 30
 # Bytes of weights, and how many rounds of each.
 SIZES: Final = ((GIB // 10, 15), (GIB, 7), (4 * GIB, 3))
 PROMPTS: Final = {"one": b"the quick brown", "two": b"fox", "three": b"jumps over"}
-TOKENS: Final = 60
+TOKENS: Final = 110
 FAULT_AT: Final = 30
 PATIENCE_S: Final = 120.0
 OUTSIDE: Final = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
@@ -137,7 +137,7 @@ def round_of(rig: Rig, how: str, weight_bytes: int, expected: dict[str, bytes]) 
     shape = json.dumps({"pad_bytes": weight_bytes})
     module, role = ("tools.bench.host_memory", "host") if how == "host" else ("mpsafe.demo.serving", "restarted")
     with contextlib.ExitStack() as stack:
-        neighbour = stack.enter_context(Process(rig, "-m", "tools.bench.neighbour"))
+        neighbour = stack.enter_context(Process(rig, "-m", "mpsafe.cuda.faulty", "sm", "--wait"))
         neighbour.said()
         first = stack.enter_context(Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", shape)))
         first.said()
@@ -190,12 +190,12 @@ def _stdin(process: Process) -> int:
 
 
 def _timeline(rig: Rig) -> Takeover:
-    """Of the newest takeover, once it has been said that the standby serves."""
+    """Of the newest takeover, once its event is closed."""
     with Client(rig.socket) as client:
         while True:
-            newest = [one for event in client.events() for one in event.takeovers][-1]
-            if newest.serving_ns and newest.granted_ns:
-                return newest
+            newest = [event for event in client.events() if event.takeovers][-1]
+            if newest.phase == "closed":
+                return newest.takeovers[-1]
             time.sleep(0.01)
 
 
@@ -216,7 +216,7 @@ def cold_restart(rig: Rig, rounds: int) -> list[float]:
     took: list[float] = []
     for _ in range(rounds):
         began = time.perf_counter_ns()
-        with Process(rig, "-m", "tools.bench.neighbour", outside=True) as process:
+        with Process(rig, "-m", "mpsafe.cuda.faulty", "sm", "--wait", outside=True) as process:
             process.said()
             took.append((time.perf_counter_ns() - began) / 1e6)
     return took

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from mpsafe.cli.options import console
 from mpsafe.demo.hosts import GpuHost, Host, SoftwareGpu
-from mpsafe.demo.report import page
+from mpsafe.demo.report import page, told
 from mpsafe.demo.scenario import CASES, GUILTY, TENANTS, Note, Run, run
+from mpsafe.demo.takeover import HOWS, How, Loss, lose
 
 __all__ = ["demo"]
 
@@ -45,14 +46,28 @@ def demo(gpu: bool, out: Path) -> None:
             host = _host(directory / "gpu", gpu=gpu)
             with _shown(screen, case.title) as watch:
                 runs.append(run(host, case, directory, watch))
+    losses = _decoder(screen, gpu=gpu)
     screen.print(_table(runs))
     screen.print(
         f"{GUILTY} catches its CUDA error and keeps its context open: stock MPS serves nobody again until it has left.",
         style="dim",
     )
+    for line in told(losses):
+        screen.print(line)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(runs, device="NVIDIA GPU" if gpu else "Software GPU (no silicon)"), encoding="utf-8")
-    screen.print(f"\nThe timeline: {out}")
+    device = "NVIDIA GPU" if gpu else "Software GPU (no silicon)"
+    out.write_text(page(runs, losses, device=device), encoding="utf-8")
+    screen.print(f"\nThe timelines: {out}")
+
+
+def _decoder(screen: Console, *, gpu: bool) -> dict[How, Loss]:
+    """A decoder that loses its MPS server in the middle of three requests: with a restart, and with a standby."""
+    screen.rule("mpsafe, SM exception beside a decoder", align="left")
+    losses: dict[How, Loss] = {}
+    for how in HOWS:
+        with tempfile.TemporaryDirectory(prefix="mpsafe-demo-") as name, screen.status(f"{how} ..."):
+            losses[how] = lose(_host(Path(name) / "gpu", gpu=gpu), how, Path(name))
+    return losses
 
 
 def _host(directory: Path, *, gpu: bool) -> Host:

@@ -46,6 +46,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def socket(self) -> str:
+        """Where it connects to."""
+        return self._path
+
     def close(self) -> None:
         """Closes the connection; the next call opens another."""
         if self._wire is not None:

@@ -19,10 +19,13 @@ WILD_ADDRESS: Final = 0x5000_0000_0000
 
 def main() -> int:
     """Faults."""
-    (kind,) = sys.argv[1:]
+    kind, *wait = sys.argv[1:]
     driver = cuda.load()
     driver.init()
     with cuda.Context(driver, driver.devices()[0]) as context, cuda.Module(context, cuda.kernels()) as module:
+        if wait:
+            print("ready", flush=True)
+            sys.stdin.readline()
         try:
             if kind == "sm":
                 module.kernel("trap").launch()

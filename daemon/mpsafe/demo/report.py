@@ -3,13 +3,15 @@
 
 import html
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from mpsafe.demo.scenario import GUILTY, TENANTS, Note, Run
+from mpsafe.demo.takeover import How, Loss
+from mpsafe.timeline import picture
 
-__all__ = ["page"]
+__all__ = ["page", "told"]
 
 WIDTH: Final = 1080
 LEFT: Final = 90
@@ -30,7 +32,21 @@ details { margin: .3rem 0 0 } pre { font: 12px/1.45 ui-monospace, monospace; ove
 """
 
 
-def page(runs: Sequence[Run], *, device: str) -> str:
+def told(losses: Mapping[How, Loss]) -> list[str]:
+    """What became of the decoder's requests, a sentence for each way."""
+    lines: list[str] = []
+    ways: tuple[tuple[How, str], ...] = (
+        ("restart", "a decoder that is restarted"),
+        ("standby", "a decoder with a warm standby"),
+    )
+    for how, words in ways:
+        loss = losses[how]
+        same = "all that it said is" if loss.said == losses["nothing"].said else "what it said is NOT"
+        lines.append(f"{words}: silent for {loss.silence_ms:.0f} ms; {same} what an undisturbed run says")
+    return lines
+
+
+def page(runs: Sequence[Run], losses: Mapping[How, Loss], *, device: str) -> str:
     """The whole page for these runs. `device` says on what they ran."""
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
@@ -47,6 +63,12 @@ def page(runs: Sequence[Run], *, device: str) -> str:
     longest = max(run.ended_at - run.fault_at for run in runs)
     for run in runs:
         parts += [f"<h2>{run.case.title}</h2>", _timeline(run, longest), _notes(run)]
+    parts += [
+        "<h2>mpsafe, SM exception beside a decoder</h2>",
+        *(f"<p>{html.escape(line)}.</p>" for line in told(losses)),
+    ]
+    if (event := losses["standby"].event) is not None:
+        parts.append(picture("The takeover", event))
     return "\n".join([*parts, "</html>\n"])
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Note",
     "Outcome",
     "Run",
+    "daemon",
     "run",
 ]
 
@@ -120,7 +121,7 @@ def run(host: Host, case: Case, directory: Path, watch: Callable[[Run], None]) -
         stack.enter_context(host)
         host.start_mps()
         log = stack.enter_context(_KernelLines(host.kernel_log, result.notes))
-        socket = stack.enter_context(_daemon(host, directory, result.notes)) if case.mode == "mpsafe" else None
+        socket = stack.enter_context(daemon(host, directory, result.notes)) if case.mode == "mpsafe" else None
         traffic = {name: stack.enter_context(_tenant(name, host, directory, socket, result)) for name in TENANTS}
         _wait(lambda: all(any(s.good for s in t.samples) for t in traffic.values()), READY_SECONDS, watch, result)
         _pause(HEALTHY_SECONDS, watch, result)
@@ -184,7 +185,7 @@ def _tenant(name: str, host: Host, directory: Path, mpsafe: str | None, result: 
 
 
 @contextlib.contextmanager
-def _daemon(host: Host, directory: Path, notes: list[Note]) -> Generator[str]:
+def daemon(host: Host, directory: Path, notes: list[Note]) -> Generator[str]:
     """mpsafed on this host; yields its socket once it answers."""
     address = os.fspath(directory / "mpsafed.sock")
     config = directory / "mpsafe.toml"
@@ -195,7 +196,8 @@ def _daemon(host: Host, directory: Path, notes: list[Note]) -> Generator[str]:
         f'[sources]\nkernel_log = "{host.kernel_log}"\n'
         f'[driver]\nkind = "{kind}"\npath = "{driver}"\n'
         f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\n'
-        f'pipe_directory = "{host.pipe_directory}"\nlog_directory = "{host.log_directory}"\n{tenants}'
+        f'pipe_directory = "{host.pipe_directory}"\nlog_directory = "{host.log_directory}"\n'
+        f'[vault]\nkeeper = "{directory / "keeper"}"\n{tenants}'
     )
     with (directory / "mpsafed.log").open("wb") as log:
         command: list[str | Path] = [sys.executable, "-m", "mpsafed.main", "--config", config]

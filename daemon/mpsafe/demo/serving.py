@@ -5,12 +5,13 @@
 
 Requests are packets on the Unix socket PATH (SOCK_SEQPACKET), JSON: {"id", "prompt": hexadecimal, "tokens": how many,
 "seen": how many of them the asker has}. Answers: {"id", "at", "token"}, one for each token from `seen` on. Who is cut
-off connects again and says what it has seen. Tokens are published before they are sent, but for the first of a standby
-that was promoted: whoever would follow it computes them again from what was published before.
+off connects again and says what it has seen. Tokens are published before they are sent, but for those that a promoted
+standby says until it has a region of its own: whoever would follow it computes them again from what was published.
 
-The primary claims the tenant's epoch. The standby waits: its context is made, the weights are mapped, the kernels have
-run once, and memory for a cache is there. When it is promoted it copies what was published, checks it, takes the
-socket's path, and serves. One that is restarted does all of that when it starts: what a standby is compared with.
+The primary claims the tenant's epoch. The standby waits: its context is made, weights and cache are mapped, the kernels
+have run once, and memory for a cache of its own is there. When it is promoted it copies what was published, checks it,
+takes the socket's path, and serves. One that is restarted does all of that when it starts: what a standby is compared
+with.
 """
 
 import contextlib
@@ -22,16 +23,17 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
 from mpsafe import cuda
 from mpsafe.client import Client
 from mpsafe.demo.decoder import Decoder, Shape
-from mpsafe.errors import MpsafeError, UnknownRegion
+from mpsafe.errors import UnknownRegion
 from mpsafe.protocol.standby import Awaited
 from mpsafe.vault import KvCache, Vault
 
@@ -41,6 +43,8 @@ SLOTS: Final = 8
 PACKET_MAX: Final = 64 << 10
 WEIGHTS: Final = "weights"
 CACHE: Final = "kv"
+# How long an idle service looks away from what is done beside it.
+BESIDE_S: Final = 0.005
 
 
 class Ask(msgspec.Struct):
@@ -69,6 +73,11 @@ class _Open:
     sent: int = 0
     listener: socket.socket | None = None
     done: bool = field(default=False)
+
+    @property
+    def answered(self) -> bool:
+        """Whether all of it was said and sent."""
+        return self.done and self.sent >= len(self.progress.said)
 
     @property
     def place(self) -> int:
@@ -135,14 +144,26 @@ class Service:
         except (OSError, ValueError):
             ask, prompt = None, b""
         if ask is None or not prompt or not 0 < ask.tokens <= self.decoder.shape.tokens - len(prompt):
-            self._selector.unregister(peer)
-            peer.close()
+            self._hang_up(peer)
             return
         one = self._open.get(ask.id)
+        if one is None and len(self._open) >= self.cache.slots:
+            self._forget_answered()
+            if len(self._open) >= self.cache.slots:
+                self._hang_up(peer)
+                return
         if one is None:
-            progress = Progress(prompt, ask.tokens)
-            one = self._open[ask.id] = _Open(self.cache.begin(ask.id), progress)
+            one = self._open[ask.id] = _Open(self.cache.begin(ask.id), Progress(prompt, ask.tokens))
         one.listener, one.sent = peer, ask.seen
+
+    def _hang_up(self, peer: socket.socket) -> None:
+        self._selector.unregister(peer)
+        peer.close()
+
+    def _forget_answered(self) -> None:
+        """Makes room: who asks for one of these again has it computed again."""
+        for name in [name for name, one in self._open.items() if one.answered]:
+            self.cache.finish(self._open.pop(name).slot)
 
     def _step(self, one: _Open) -> None:
         """One more token: of a new request the whole prompt is read first."""
@@ -193,19 +214,17 @@ def primary(vault: Vault, shape: Shape, path: Path) -> None:
 
 def standby(vault: Vault, shape: Shape, path: Path) -> None:
     """Waits, and goes on where the other one was cut off."""
-    client = vault.client
     decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
     spare = KvCache.scratch(vault, slots=SLOTS, slot_bytes=shape.slot_bytes)
     decoder.step(0, 0, spare.span(0))
+    old = KvCache.open(vault, CACHE)
     resident = shape.weight_bytes + SLOTS * shape.slot_bytes
-    words = client.stand_by(vault.tenant, resident_bytes=resident)
-    event = _promoted(words)
-    with contextlib.suppress(MpsafeError):
-        client.progress(event, received_ns=time.time_ns())
-    service = _taken_up(vault, decoder, spare, path)
-    with contextlib.suppress(MpsafeError):
-        client.progress(event, serving_ns=time.time_ns())
-    _go_on(vault, shape, service, spare)
+    with _Aside(vault) as aside:
+        event = _promoted(vault.client.stand_by(vault.tenant, resident_bytes=resident))
+        aside.progress(event, received_ns=time.time_ns())
+        service = _taken_up(decoder, old, spare, path)
+        aside.progress(event, serving_ns=time.time_ns())
+        _go_on(aside, shape, service, spare)
 
 
 def restarted(vault: Vault, shape: Shape, path: Path) -> None:
@@ -213,13 +232,36 @@ def restarted(vault: Vault, shape: Shape, path: Path) -> None:
     vault.claim()
     decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
     spare = KvCache.scratch(vault, slots=SLOTS, slot_bytes=shape.slot_bytes)
-    _go_on(vault, shape, _taken_up(vault, decoder, spare, path), spare)
+    with _Aside(vault) as aside:
+        _go_on(aside, shape, _taken_up(decoder, KvCache.open(vault, CACHE), spare, path), spare)
 
 
-def _taken_up(vault: Vault, decoder: Decoder, spare: KvCache, path: Path) -> Service:
+class _Aside:
+    """A thread with a connection of its own: what mpsafed takes its time for is done beside the serving."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = Vault(Client(vault.client.socket), vault.context, vault.tenant)
+        self._pool = ThreadPoolExecutor(1, initializer=vault.context.make_current)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def progress(self, event: int, **stamps: int) -> None:
+        """For the timeline, soon."""
+        self._pool.submit(self._vault.client.progress, event, **stamps)
+
+    def cache(self, shape: Shape) -> "Future[KvCache]":
+        """A new durable cache, when it is held."""
+        return self._pool.submit(KvCache.create, self._vault, CACHE, slots=SLOTS, slot_bytes=shape.slot_bytes)
+
+
+def _taken_up(decoder: Decoder, old: KvCache, spare: KvCache, path: Path) -> Service:
     """Serves what was published, from memory of its own: nobody else can write there, whatever becomes of the proof."""
-    with KvCache.open(vault, CACHE) as old:
-        old.copy_to(spare)
+    old.copy_to(spare)
+    old.close()
     service = Service(decoder, spare, path, publish=False)
     service.resume()
     service.listen()
@@ -227,10 +269,13 @@ def _taken_up(vault: Vault, decoder: Decoder, spare: KvCache, path: Path) -> Ser
     return service
 
 
-def _go_on(vault: Vault, shape: Shape, service: Service, spare: KvCache) -> None:
-    """Publishes from here on, in a region of its own epoch."""
+def _go_on(aside: _Aside, shape: Shape, service: Service, spare: KvCache) -> None:
+    """Serves, and publishes as soon as there is a region of its own epoch."""
     _say("serving")
-    durable = KvCache.create(vault, CACHE, slots=SLOTS, slot_bytes=shape.slot_bytes)
+    making = aside.cache(shape)
+    while not making.done():
+        service.turn(wait_s=0.001)
+    durable = making.result()
     spare.move_to(durable)
     service.cache, service.publishes = durable, True
     durable.commit()
