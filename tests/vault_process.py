@@ -48,7 +48,7 @@ class VaultProcess:
         identity = identify(self.process.pid)
         assert identity is not None
         self.identity: Identity = identity
-        assert self._answer() == "= 'up'"
+        assert self.answer() == "= 'up'"
 
     def __enter__(self) -> Self:
         return self
@@ -80,13 +80,13 @@ class VaultProcess:
     def fails(self, words: str) -> str:
         """Has it do something that fails; returns the error's class and text."""
         self.begin(words)
-        answer = self._answer()
+        answer = self.answer()
         assert answer.startswith("! "), answer
         return answer[2:]
 
     def result(self) -> str:
         """What came of what was begun."""
-        answer = self._answer()
+        answer = self.answer()
         assert answer.startswith("= "), answer
         return answer[2:]
 
@@ -96,7 +96,7 @@ class VaultProcess:
         assert self.do("next(words).phase") == "'warm'"
         self.begin(PROMOTED)
 
-    def _answer(self) -> str:
+    def answer(self) -> str:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"process {self.process.pid} ended with {self.process.wait(60)}"
@@ -123,7 +123,7 @@ def main() -> None:
             "vault": Vault(client, context, tenant),
         }
         exec("import contextlib, os, time; from mpsafe.vault import *; from mpsafe.cuda._cuda import ffi", names)
-        answer("= 'up'")
+        say("= 'up'")
         for line in sys.stdin:
             words = json.loads(line)
             try:
@@ -131,14 +131,14 @@ def main() -> None:
                     code = compile(words, "<test>", "eval")
                 except SyntaxError:
                     exec(words, names)
-                    answer("= None")
+                    say("= None")
                 else:
-                    answer(f"= {eval(code, names)!r}")
+                    say(f"= {eval(code, names)!r}")
             except Exception as error:
-                answer(f"! {type(error).__name__}: {error}")
+                say(f"! {type(error).__name__}: {error}")
 
 
-def answer(text: str) -> None:
+def say(text: str) -> None:
     """One line."""
     sys.stdout.write(json.dumps(text) + "\n")
     sys.stdout.flush()
