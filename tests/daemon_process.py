@@ -20,6 +20,7 @@ from mpsafe.client.wire import Wire
 from mpsafe.model import Event
 from mpsafe.soft.host import SoftwareHost
 from mpsafed.state import Line
+from mpsafed.vault.holder import Keeper
 
 __all__ = ["PATIENCE_S", "TENANTS", "Mpsafed"]
 
@@ -74,6 +75,12 @@ class Mpsafed:
         self.client.close()
         if self._process is not None:
             self.kill()
+        keeper = Keeper(self.host.directory / "keeper")
+        fds = keeper.handed_over()
+        for fd in fds.values():
+            os.close(fd)
+        keeper.let_go(fds)
+        keeper.close()
 
     @property
     def pid(self) -> int:

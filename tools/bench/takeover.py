@@ -42,7 +42,9 @@ GIB: Final = 1 << 30
 # Bytes of weights, and how many rounds of each.
 SIZES: Final = ((GIB // 10, 15), (GIB, 7), (4 * GIB, 3))
 PROMPTS: Final = {"one": b"the quick brown", "two": b"fox", "three": b"jumps over"}
-TOKENS: Final = 110
+# So many that the fault comes in the middle, also where it is slow.
+TOKENS: Final = 400
+SHAPE_TOKENS: Final = 512
 FAULT_AT: Final = 30
 PATIENCE_S: Final = 120.0
 OUTSIDE: Final = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
@@ -127,26 +129,25 @@ class Process:
         self.process.stdin.flush()
 
 
-def serving(rig: Rig, role: str, shape: str) -> list[str]:
+def serving(rig: Rig, role: str, pad_bytes: int) -> list[str]:
     """Arguments of the serving example."""
-    return [role, "chat", rig.socket, os.fspath(rig.path), shape]
+    return [role, "chat", rig.socket, os.fspath(rig.path), json.dumps({"tokens": SHAPE_TOKENS, "pad_bytes": pad_bytes})]
 
 
 def round_of(rig: Rig, how: str, weight_bytes: int, expected: dict[str, bytes]) -> tuple[float, Takeover | None]:
     """One loss; milliseconds from the fault to the next right token, and the takeover's timeline if there was one."""
-    shape = json.dumps({"pad_bytes": weight_bytes})
     module, role = ("tools.bench.host_memory", "host") if how == "host" else ("mpsafe.demo.serving", "restarted")
     with contextlib.ExitStack() as stack:
         neighbour = stack.enter_context(Process(rig, "-m", "mpsafe.cuda.faulty", "sm", "--wait"))
         neighbour.said()
-        first = stack.enter_context(Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", shape)))
+        first = stack.enter_context(Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", weight_bytes)))
         first.said()
         if how == "standby":
-            second = Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "standby", shape), outside=True)
+            second = Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "standby", weight_bytes), outside=True)
             stack.enter_context(second)
         else:
             words = PRELOADED.format(module=module)
-            second = stack.enter_context(Process(rig, "-c", words, *serving(rig, role, shape), outside=True))
+            second = stack.enter_context(Process(rig, "-c", words, *serving(rig, role, weight_bytes), outside=True))
         second.said()
         requests = {name: Asked(prompt, TOKENS) for name, prompt in PROMPTS.items()}
         ended = os.pidfd_open(first.process.pid)
@@ -164,7 +165,10 @@ def round_of(rig: Rig, how: str, weight_bytes: int, expected: dict[str, bytes]) 
                 [sys.executable, "-S", "-c", WATCHER, str(ended), str(_stdin(second))], pass_fds=[ended, _stdin(second)]
             )
             stack.callback(starter.wait)
+            stack.callback(starter.kill)
         connected = ask(rig.path, requests, patience_s=PATIENCE_S, each=lose)
+        if len(connected) < 2:
+            raise RuntimeError(f"{how}: all tokens came before the fault cost anything")
         if {name: bytes(one.said) for name, one in requests.items()} != expected:
             raise RuntimeError(f"{how}: the output is not that of the undisturbed run")
         again = min(ns for one in requests.values() for ns in one.came_ns if ns > connected[-1])
@@ -201,7 +205,7 @@ def _timeline(rig: Rig) -> Takeover:
 
 def undisturbed(rig: Rig) -> dict[str, bytes]:
     """What a run says to which nothing happens."""
-    with Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", "{}")) as process:
+    with Process(rig, "-m", "mpsafe.demo.serving", *serving(rig, "primary", 0)) as process:
         process.said()
         requests = {name: Asked(prompt, TOKENS) for name, prompt in PROMPTS.items()}
         ask(rig.path, requests, patience_s=PATIENCE_S)

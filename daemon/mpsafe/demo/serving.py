@@ -274,7 +274,7 @@ def _go_on(aside: _Aside, shape: Shape, service: Service, spare: KvCache) -> Non
     _say("serving")
     making = aside.cache(shape)
     while not making.done():
-        service.turn(wait_s=0.001)
+        service.turn(wait_s=BESIDE_S)
     durable = making.result()
     spare.move_to(durable)
     service.cache, service.publishes = durable, True

@@ -110,7 +110,7 @@ class Keeper:
     def let_go(self, names: Iterable[str]) -> None:
         """See Holder."""
         names = list(names)
-        for first in range(0, len(names), FDS_MAX):
+        for first in range(0, len(names), FDS_MAX) if self._connected() else ():
             try:
                 self._ask(f"drop {' '.join(names[first : first + FDS_MAX])}", [])
             except VaultClosed as error:
