@@ -15,8 +15,9 @@ from doctor_scene import cuda_program, lines, of, scene
 from mpsafe.doctor.bypass import bypass
 from mpsafe.doctor.finding import Finding
 from mpsafe.doctor.told import Told
-from mpsafe.model import Client, Identity
+from mpsafe.model import Client, Identity, Standby
 from mpsafe.soft.host import SoftwareHost
+from mpsafed.processes import identify
 from requires import requires
 
 pytestmark = requires("soft")
@@ -42,6 +43,16 @@ def test_a_misspelt_directory(software_host: SoftwareHost, told: Told) -> None:
     assert f"process {process.pid} (" in found.text
     assert f"its CUDA_MPS_PIPE_DIRECTORY {misspelt} does not exist" in found.text
     assert f"CUDA_MPS_PIPE_DIRECTORY={software_host.pipe_directory}," in found.way_out
+
+
+def test_a_standby_is_outside_on_purpose(software_host: SoftwareHost, told: Told) -> None:
+    environment = {**software_host.environment, "CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
+    with cuda_program(environment) as process:
+        assert [found.severity for found in about(process, told)] == ["wrong"]
+        identity = identify(process.pid)
+        assert identity is not None
+        known = replace(told, standbys=[Standby("chat", identity, os.getuid(), "warm", 0)])
+        assert about(process, known) == []
 
 
 def test_a_directory_where_nobody_listens(software_host: SoftwareHost, told: Told) -> None:

@@ -379,5 +379,6 @@ class Engine:
         self._actions.stop(number, process)
 
     def _cut(self, client: Identity) -> None:
+        self.takeovers.cut(client)
         self.inventory.set_state(client, "fenced")
         self._cut_connections(client.pid)

@@ -9,11 +9,13 @@ write it may when that process's work is proven stopped, and where there is no p
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from mpsafe.errors import VaultClosed
 from mpsafe.model import ActionState, Identity, Region
 from mpsafed.policy import Takeover
 from mpsafed.standbys import Standbys, Waiting
@@ -31,6 +33,8 @@ class Epochs(Protocol):
     def writers(self, tenant: str) -> set[Identity]: ...
     def proven(self, process: Identity) -> list[Region]: ...
 
+
+_log = logging.getLogger(__name__)
 
 # Those of whom a takeover may still ask.
 KNOWN_MAX: Final = 1024
@@ -62,7 +66,10 @@ class Proofs:
 
     def proven(self, process: Identity) -> None:
         """It is. Its durable regions go to whoever holds its tenant's epoch, also where a takeover has given up."""
-        self._epochs.proven(process)
+        try:
+            self._epochs.proven(process)
+        except VaultClosed as error:
+            _log.error("what process %d could write is not granted: %s", process.pid, error)
         self._tell(process, "")
 
     def unproven(self, process: Identity, why: str) -> None:

@@ -2,10 +2,12 @@
 """The takeovers that go on, as the engine sees them: what proves that a lost process has stopped, and the timeline."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mpsafe.errors import VaultClosed
 from mpsafe.model import Action, ActionKind, ActionState, Client, Event, Identity, Standby, Takeover
 from mpsafed import policy, steps
 from mpsafed.processes import Process, has_ended
@@ -14,6 +16,8 @@ from mpsafed.standbys import Standbys, Waiting
 from mpsafed.takeover import Epochs, Proofs, TakeoverLimits, TakeoverProgress, take_over
 
 __all__ = ["Takeovers"]
+
+_log = logging.getLogger(__name__)
 
 
 class Takeovers:
@@ -88,6 +92,13 @@ class Takeovers:
     def came(self, client: Identity) -> None:
         """A process is a client of an MPS server: of its work only a fence or its server's end tells."""
         self._outside.discard(client)
+
+    def cut(self, process: Identity) -> None:
+        """A process may write no durable memory any more: it is being fenced."""
+        try:
+            self.epochs.cut(process)
+        except VaultClosed as error:
+            _log.error("process %d is not cut off from the vault: %s", process.pid, error)
 
     def ended(self, process: Identity) -> None:
         """A process has ended."""

@@ -181,3 +181,13 @@ def test_a_fault_during_a_takeover(mpsafed: Mpsafed, start: Start) -> None:
     second.do("kv = Durable.open(vault, 'kv', write=True); assert kv.committed().payload == b'1'")
     taken_over(mpsafed, second)
     mpsafed.until(lambda event: event.kind == "exit" and event.phase == "closed" and event.id == 1)
+
+
+def test_a_fence_without_a_standby_leaves_the_state_to_whoever_comes_next(mpsafed: Mpsafed, start: Start) -> None:
+    primary = start()
+    serves(primary)
+    number = mpsafed.client.fence(primary.identity.pid)
+    mpsafed.until(lambda event: event.id == number and event.phase == "closed")
+    heir = start(outside=True)
+    assert heir.do("vault.claim()") == "2"
+    heir.do("kv = Durable.open(vault, 'kv', write=True); assert kv.committed().payload == b'1'")

@@ -115,14 +115,16 @@ class Service:
 
     def turn(self, wait_s: float = 0.0) -> bool:
         """Takes in what is asked, and computes a token for each open request; whether there were any."""
-        for key, _ in self._selector.select(0 if self._busy() else wait_s):
-            assert isinstance(key.fileobj, socket.socket)
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    peer, _ = key.fileobj.accept()
-                    self._selector.register(peer, selectors.EVENT_READ, "peer")
-            else:
-                self._take(key.fileobj)
+        # Twice: who has just connected has asked already, as a rule.
+        for look_s in (0 if self._busy() else wait_s, 0):
+            for key, _ in self._selector.select(look_s):
+                assert isinstance(key.fileobj, socket.socket)
+                if key.data is None:
+                    with contextlib.suppress(BlockingIOError):
+                        peer, _ = key.fileobj.accept()
+                        self._selector.register(peer, selectors.EVENT_READ, "peer")
+                else:
+                    self._take(key.fileobj)
         working = self._busy()
         for one in working:
             self._step(one)
@@ -155,6 +157,7 @@ class Service:
         if one is None:
             one = self._open[ask.id] = _Open(self.cache.begin(ask.id), Progress(prompt, ask.tokens))
         one.listener, one.sent = peer, ask.seen
+        self._tell(ask.id, one)
 
     def _hang_up(self, peer: socket.socket) -> None:
         self._selector.unregister(peer)
@@ -224,7 +227,7 @@ def standby(vault: Vault, shape: Shape, path: Path) -> None:
         aside.progress(event, received_ns=time.time_ns())
         service = _taken_up(decoder, old, spare, path)
         aside.progress(event, serving_ns=time.time_ns())
-        _go_on(aside, shape, service, spare)
+        _go_on(aside, shape, service, old, spare)
 
 
 def restarted(vault: Vault, shape: Shape, path: Path) -> None:
@@ -233,7 +236,8 @@ def restarted(vault: Vault, shape: Shape, path: Path) -> None:
     decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
     spare = KvCache.scratch(vault, slots=SLOTS, slot_bytes=shape.slot_bytes)
     with _Aside(vault) as aside:
-        _go_on(aside, shape, _taken_up(decoder, KvCache.open(vault, CACHE), spare, path), spare)
+        old = KvCache.open(vault, CACHE)
+        _go_on(aside, shape, _taken_up(decoder, old, spare, path), old, spare)
 
 
 class _Aside:
@@ -261,7 +265,6 @@ class _Aside:
 def _taken_up(decoder: Decoder, old: KvCache, spare: KvCache, path: Path) -> Service:
     """Serves what was published, from memory of its own: nobody else can write there, whatever becomes of the proof."""
     old.copy_to(spare)
-    old.close()
     service = Service(decoder, spare, path, publish=False)
     service.resume()
     service.listen()
@@ -269,8 +272,8 @@ def _taken_up(decoder: Decoder, old: KvCache, spare: KvCache, path: Path) -> Ser
     return service
 
 
-def _go_on(aside: _Aside, shape: Shape, service: Service, spare: KvCache) -> None:
-    """Serves, and publishes as soon as there is a region of its own epoch."""
+def _go_on(aside: _Aside, shape: Shape, service: Service, old: KvCache, spare: KvCache) -> None:
+    """Serves, and publishes as soon as there is a region of its own epoch; the old one can wait until then."""
     _say("serving")
     making = aside.cache(shape)
     while not making.done():
@@ -279,6 +282,7 @@ def _go_on(aside: _Aside, shape: Shape, service: Service, spare: KvCache) -> Non
     spare.move_to(durable)
     service.cache, service.publishes = durable, True
     durable.commit()
+    old.close()
     _serve(service, listening=True)
 
 

@@ -17,8 +17,9 @@ __all__ = ["bypass"]
 
 
 def bypass(scene: Scene) -> Iterator[Finding]:
-    """Each process with libcuda that is no client and ought to be one."""
+    """Each process with libcuda that is no client and ought to be one; a standby is outside on purpose."""
     clients = {client.identity.pid for client in scene.told.clients if client.state != "gone"}
+    clients |= {standby.identity.pid for standby in scene.told.standbys}
     users = [p for p in scene.processes.found if p.libcuda is not None and not p.is_control and not p.is_server]
     outside = [finding for p in users if p.pid not in clients and (finding := _outside(scene, p)) is not None]
     yield from outside

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from mpsafe.client import Client as Daemon
 from mpsafe.errors import MpsafeError
-from mpsafe.model import Client, ControlDaemon, Device
+from mpsafe.model import Client, ControlDaemon, Device, Standby
 from mpsafe.protocol.host import Description
 
 __all__ = ["Told", "ask"]
@@ -23,6 +23,7 @@ class Told:
     devices: list[Device] = field(default_factory=lambda: list[Device]())
     clients: list[Client] = field(default_factory=lambda: list[Client]())
     controls: list[ControlDaemon] = field(default_factory=lambda: list[ControlDaemon]())
+    standbys: list[Standby] = field(default_factory=lambda: list[Standby]())
     refused: list[MpsafeError] = field(default_factory=lambda: list[MpsafeError]())
 
 
@@ -44,4 +45,5 @@ def ask(socket: str, *, timeout_s: float = 30.0) -> Told:
             return Told(refused=refused[:1])
         clients = answer(daemon.clients, list[Client]())
         controls = answer(daemon.controls, list[ControlDaemon]()) if "mps" in host.features else []
-        return Told(host, devices, clients, controls, refused)
+        standbys = answer(daemon.standbys, list[Standby]()) if "standby" in host.features else []
+        return Told(host, devices, clients, controls, standbys, refused)

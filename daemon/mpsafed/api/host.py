@@ -24,7 +24,18 @@ TEXT_MAX: Final = 256
 # What the status page has room for; CUresult ends with CUDA_ERROR_UNKNOWN (cuda.h).
 FIGURES_MAX: Final = {"queue": 2**32 - 1, "in_flight": 2**32 - 1, "latency_ns": 2**63 - 1, "resident_bytes": 2**63 - 1}
 RESULT_MAX: Final = 999
-FEATURES = ["events", "explain", "fence", "mps", "report", "restart-server", "status-page"]
+FEATURES = [
+    "events",
+    "explain",
+    "fence",
+    "mps",
+    "report",
+    "restart-server",
+    "standby",
+    "status-page",
+    "takeover",
+    "vault",
+]
 
 
 class HostService:
