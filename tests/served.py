@@ -125,7 +125,7 @@ class Served:
             apply_limits=_no_limits,
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=1, grace_s=60, end_s=60, start_s=60),
-            takeover_limits=TakeoverLimits(60, 60),
+            takeover_limits=TakeoverLimits(received_s=60),
             epochs=vault.epochs,
             ended=vault.ended,
             freezer=Freezer(None),

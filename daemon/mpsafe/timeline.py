@@ -18,6 +18,8 @@ WIDTH: Final = 720
 ROW: Final = 26
 LEFT: Final = 250
 RIGHT: Final = 90
+# How much of what follows the first answer is drawn to scale.
+BEYOND: Final = 1.25
 WORDS: Final = {
     "signal_ns": "mpsafed has its first signal",
     "decided_ns": "what to do is written down",
@@ -53,7 +55,10 @@ def picture(title: str, event: Event) -> str:
         block, height = _block(moments(event, takeover), _heading(takeover), top)
         blocks.append(block)
         top += height
-    style = "text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.n{text-anchor:end}.a{fill:#666}"
+    style = (
+        "text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.n{text-anchor:end}.a{fill:#666}"
+        ".b{fill:#9ab}.s{fill:#163}.c{fill:none;stroke:#678;stroke-dasharray:6 4}"
+    )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top + 8}" viewBox="0 0 {WIDTH} {top + 8}">'
     )
@@ -68,16 +73,18 @@ def _heading(takeover: Takeover) -> str:
 
 
 def _block(found: Sequence[Moment], heading: str, top: int) -> tuple[str, int]:
-    """A row for each moment: a bar from the fault to it, so that what came first is the shortest."""
-    longest = max((moment.after_ms for moment in found), default=1.0) or 1.0
+    """A row for each moment: a bar from the fault to it. What came long after the first answer is cut, and dashed."""
+    longest = max((moment.after_ms for moment in found), default=1.0)
+    served = next((moment.after_ms for moment in found if moment.name == "serving_ns"), longest)
+    end = max(min(longest, served * BEYOND), 1e-3)
     span = WIDTH - LEFT - RIGHT
     parts = [f'<text class="a" x="12" y="{top + 16}">{escape(heading)}</text>']
     y = top + ROW
     for moment in found:
-        length = max(2.0, max(0.0, moment.after_ms) / longest * span)
-        fill = "#2a7" if moment.name == "serving_ns" else "#678"
+        length = max(2.0, min(1.0, max(0.0, moment.after_ms) / end) * span)
+        look = "c" if moment.after_ms > end else "s" if moment.name == "serving_ns" else "b"
         parts.append(f'<text class="n" x="{LEFT - 10}" y="{y + 16}">{escape(moment.words)}</text>')
-        parts.append(f'<rect x="{LEFT}" y="{y + 5}" width="{length:.1f}" height="14" fill="{fill}"/>')
+        parts.append(f'<rect class="{look}" x="{LEFT}" y="{y + 5}" width="{length:.1f}" height="14"/>')
         parts.append(f'<text x="{LEFT + length + 6:.1f}" y="{y + 16}">{moment.after_ms:.2f} ms</text>')
         y += ROW
     return "".join(parts), y - top + 10

@@ -117,6 +117,7 @@ class Engine:
             remembered=state.standbys,
             clients=self.inventory.clients,
             latest=state.latest,
+            recent=state.recent,
             update=self._record,
             stop=self._stop,
             ended=ended,

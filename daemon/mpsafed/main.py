@@ -140,7 +140,9 @@ async def serve(config: Config) -> int:
                 hold_s=config.driver.hold_ms / 1000 if config.driver.kind != "none" else 0,
             ),
             restart_limits=RestartLimits(grace_s=config.fence.grace_ms / 1000),
-            takeover_limits=TakeoverLimits(config.takeover.received_ms / 1000, config.takeover.serving_ms / 1000),
+            takeover_limits=TakeoverLimits(
+                received_s=config.takeover.received_ms / 1000, serving_s=config.takeover.serving_ms / 1000
+            ),
             epochs=vault.epochs,
             ended=vault.ended,
             freezer=Freezer(cgroup_root()),

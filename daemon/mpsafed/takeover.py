@@ -46,7 +46,7 @@ class TakeoverProgress(Protocol):
     def __call__(self, state: ActionState, detail: str, *, standby: Identity | None = None, epoch: int = 0) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TakeoverLimits:
     """In seconds: until a promoted standby has said that it knows, until there is proof that what may still be written
     by others is not, and until the standby has said that it serves."""
@@ -106,6 +106,7 @@ async def take_over(
     proofs: Proofs,
     outside: Callable[[Identity, Identity], bool],
     end: Callable[[Identity], None],
+    being_stopped: Callable[[], set[Identity]],
     limits: TakeoverLimits,
     progress: TakeoverProgress,
     promoted: Waiting | None,
@@ -114,7 +115,8 @@ async def take_over(
     """Promotes a standby, from the step `reached` on.
 
     `promoted`: the standby that has said to a daemon before this one that it knows. `outside`: whether a standby shares
-    no server with the victim. `end` kills a standby, which is no client of MPS.
+    no server with the victim. `end` kills a standby, which is no client of MPS. `being_stopped`: those whose stop is under
+    way in any event.
     """
     if promoted is None:
         promoted = await _promote(decision, event, standbys, epochs, outside, end, limits, progress)
@@ -126,7 +128,8 @@ async def take_over(
     identity = promoted.standby.identity
 
     def others() -> set[Identity]:
-        return {decision.victim, *epochs.writers(decision.tenant)} - {identity}
+        """Whoever may be writing what this one is to write; of one that was lost before there may never be a proof."""
+        return {decision.victim, *(epochs.writers(decision.tenant) & being_stopped())} - {identity}
 
     why = "" if reached == "granted" else await _unless_gone(promoted, proofs.all_of(others, limits.proof_s))
     if why:

@@ -22,8 +22,9 @@ _log = logging.getLogger(__name__)
 
 class Takeovers:
     """`remembered` are standbys of an earlier run of the daemon, by process. `clients` are those that the engine knows,
-    by identity; `latest` and `update` an event's newest entry. `ended` tells the vault of the end of a process. `stop`
-    has a process fenced in the name of an event: one whose server recovered by itself would serve beside the new one.
+    by identity; `latest`, `recent` and `update` are about the newest entries of events. `ended` tells the vault of the
+    end of a process. `stop` has a process fenced in the name of an event: one whose server recovered by itself would
+    serve beside the new one.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Takeovers:
         remembered: Mapping[Identity, str],
         clients: Mapping[Identity, Client],
         latest: Callable[[int], Event],
+        recent: Callable[[], list[Event]],
         update: Callable[[Event], Event],
         stop: Callable[[int, Identity], None],
         ended: Callable[[Identity], None],
@@ -42,6 +44,7 @@ class Takeovers:
         self.epochs = epochs
         self._clients = clients
         self._latest = latest
+        self._recent = recent
         self._update = update
         self._stop = stop
         self._ended = ended
@@ -68,6 +71,7 @@ class Takeovers:
             proofs=self._proofs,
             outside=self._is_outside,
             end=self._end,
+            being_stopped=self._being_stopped,
             limits=self._limits,
             progress=progress,
             promoted=self._known(decision, event) if reached != "requested" else None,
@@ -145,6 +149,10 @@ class Takeovers:
                     waiting.serving.set()
                 return waiting
         return None
+
+    def _being_stopped(self) -> set[Identity]:
+        open_events = [event for event in self._recent() if event.phase == "open"]
+        return {one.victim for event in open_events for one in event.takeovers if one.victim is not None}
 
     def _end(self, standby: Identity) -> None:
         with contextlib.suppress(OSError), Process(standby) as process:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.mps_rig import eventually
 from daemon_process import Mpsafed
 from mpsafe.demo.asker import Asked, ask
 from requires import requires
@@ -48,6 +49,11 @@ def serve(mpsafed: Mpsafed) -> Iterator[Serve]:
 
 def path(mpsafed: Mpsafed) -> Path:
     return mpsafed.host.directory / "chat.sock"
+
+
+def published(mpsafed: Mpsafed) -> int:
+    """The epoch of the newest cache."""
+    return [region.epoch for region in mpsafed.client.vault().regions if region.name == "kv"][-1]
 
 
 def asked() -> dict[str, Asked]:
@@ -89,7 +95,5 @@ def test_what_was_asked_is_answered_as_if_nothing_had_happened(mpsafed: Mpsafed,
     assert takeover.standby is not None
     assert takeover.standby.pid == standby.pid
     assert takeover.serving_ns
-    state = mpsafed.client.vault()
-    newest = [region for region in state.regions if region.name == "kv"][-1]
-    assert newest.epoch == takeover.epoch
+    eventually(lambda: published(mpsafed) == takeover.epoch, "what is said from now on is published")
     assert os.path.exists(path(mpsafed))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -60,7 +60,7 @@ def lose(host: Host, how: How, directory: Path) -> Loss:
             nonlocal fault_ns
             if how != "nothing" and not fault_ns and sum(len(one.said) for one in requests.values()) >= FAULT_AT:
                 fault_ns = time.time_ns()
-                neighbour.communicate("fault\n")
+                neighbour()
                 if how == "restart":
                     first.wait(PATIENCE_S)
                     stack.enter_context(_serving(host, "restarted", socket, path))
@@ -71,7 +71,7 @@ def lose(host: Host, how: How, directory: Path) -> Loss:
             raise DemoCannotRun(str(error)) from error
         after = [ns for one in requests.values() for ns in one.came_ns if ns > connected[-1]]
         event = _takeover(socket) if how == "standby" else None
-        silence_ms = (min(after) - (event.time_ns if event else fault_ns)) / 1e6 if fault_ns else 0.0
+        silence_ms = (min(after) - fault_ns) / 1e6 if fault_ns else 0.0
     return Loss({name: bytes(one.said) for name, one in requests.items()}, silence_ms, event)
 
 
@@ -88,15 +88,22 @@ def _takeover(socket: str) -> Event:
 
 
 @contextlib.contextmanager
-def _neighbour(host: Host) -> Generator[subprocess.Popen[str]]:
-    """Another client of the server, which faults when it is told to."""
+def _neighbour(host: Host) -> Generator[Callable[[], None]]:
+    """Another client of the server; what is given has it fault, and does not wait for that."""
     command = [sys.executable, "-m", "mpsafe.cuda.faulty", "sm", "--wait"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, env=host.environment, stdin=pipe, stdout=pipe, text=True)
     try:
+        assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        yield process
+        stdin = process.stdin
+
+        def fault() -> None:
+            stdin.write("\n")
+            stdin.flush()
+
+        yield fault
     finally:
         process.kill()
         process.communicate()

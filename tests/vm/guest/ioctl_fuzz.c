@@ -324,11 +324,9 @@ static void end_clients(void)
 
     close(device);
     /* The last client that was forked has what its parent had, until it has come to close it. */
-    for (int waited_ms = 0; (device = open("/dev/mpsafe", O_RDWR | O_CLOEXEC)) < 0; waited_ms += 10) {
-        if (errno != EBUSY || waited_ms > HANG_S * 1000)
+    for (int left_ms = HANG_S * 1000; (device = open("/dev/mpsafe", O_RDWR | O_CLOEXEC)) < 0; usleep(10000))
+        if (errno != EBUSY || (left_ms -= 10) < 0)
             die("/dev/mpsafe after all is closed", errno);
-        usleep(10000);
-    }
     for (int i = 0; i < CLIENTS; i++)
         kill(clients[i], SIGKILL);
     for (int waited_ms = 0, left = 1; left > 0; waited_ms += 10) {

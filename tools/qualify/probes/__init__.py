@@ -10,6 +10,7 @@ from tools.qualify.probes.faults import FAULTS_ALONE
 from tools.qualify.probes.host import HOST
 from tools.qualify.probes.memory import MEMORY
 from tools.qualify.probes.mps_faults import MPS_FAULTS
+from tools.qualify.probes.takeover import TAKEOVER
 from tools.qualify.probes.terminate import TERMINATE
 
 __all__ = ["PROBES"]
@@ -22,4 +23,5 @@ PROBES: Final[tuple[Probe, ...]] = (
     *FAULTS_ALONE,
     *TERMINATE,
     *MPS_FAULTS,
+    *TAKEOVER,
 )

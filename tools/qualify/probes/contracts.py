@@ -59,6 +59,7 @@ def _probe(name: str, subject: str, *, suite: str, needs: str) -> Probe:
 CONTRACTS: Final = (
     _probe("contract_nvml", "NVML", suite="check_nvml", needs="pynvml"),
     _probe("contract_cuda", "libcuda", suite="check_cuda", needs="cffi"),
+    _probe("contract_cuda_kernels", "libcuda, with mpsafe's own kernels,", suite="check_cuda_kernels", needs="cffi"),
     _probe("contract_cuda_sharing", "libcuda, between processes,", suite="check_cuda_sharing", needs="cffi"),
     _probe("contract_cuda_faults", "libcuda, when kernels fault,", suite="check_cuda_faults", needs="cffi"),
     Probe("contract_driver", "Does /dev/mpsafe keep the contract that the software driver keeps?", contract_driver),
