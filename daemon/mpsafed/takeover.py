@@ -115,8 +115,8 @@ async def take_over(
     """Promotes a standby, from the step `reached` on.
 
     `promoted`: the standby that has said to a daemon before this one that it knows. `outside`: whether a standby shares
-    no server with the victim. `end` kills a standby, which is no client of MPS. `being_stopped`: those whose stop is under
-    way in any event.
+    no server with the victim. `end` kills a standby, which is no client of MPS. `being_stopped`: those whose stop is
+    under way in any event.
     """
     if promoted is None:
         promoted = await _promote(decision, event, standbys, epochs, outside, end, limits, progress)
