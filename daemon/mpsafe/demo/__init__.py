@@ -6,5 +6,9 @@ supervisor.py  starts a tenant again when it has ended, as systemd's Restart=alw
 traffic.py     asks, checks the answers, writes down how each request went
 hosts.py       the software GPU, or the real one
 scenario.py    one run: start, healthy traffic, the fault, what became of everybody
-report.py      the table and the timeline picture
+decoder.py     a small transformer over mpsafe's own kernels
+serving.py     it as a service, with its weights and its cache in the vault
+asker.py       who asks it, and loses no token
+takeover.py    the last act: a restart beside a standby
+report.py      the table and the timeline pictures
 """
