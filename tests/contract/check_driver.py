@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from contract.driver_bench import Bench, cuda_bench, ended_by_sigkill, module_bench, refused
+from contract.driver_bench import PATIENCE_S, Bench, cuda_bench, ended_by_sigkill, module_bench, refused
 from mpsafe.errors import SourceLost
 from mpsafed.driver import Place, Policy, Unit
 
@@ -151,6 +151,51 @@ def places_and_units_are_those_of_the_living(bench: Bench) -> None:
     assert bench.fault(driver, other, VA, "other") == NOT_SUPPORTED, "no mapping helps"
 
 
+def each_place_is_absorbed_as_far_as_its_room_goes(bench: Bench) -> None:
+    """Where a place cannot be injected the driver finds it out itself, and it is that of the other checks."""
+    driver = bench.open()
+    for place in (bench.place, *bench.more_places):
+        victim = bench.client()
+        driver.set_policy(replace(ABSORB, grow_after=(1, 2)))
+        assert [bench.fault(driver, victim, VA + n * FAR, place=place) for n in range(2)] == [0, 0]
+        entry = bench.entry(driver, victim)
+        assert (entry.state, entry.sinks) == ("doomed", 2)
+        assert SLOT + SLOT <= entry.sink_bytes <= SLOT + GROWN
+        if place == "external":
+            assert entry.sink_bytes == 2 * SLOT, "a map of another's memory has no more room"
+        driver.set_policy(replace(ABSORB, places=ABSORB.places - {place}))
+        if bench.more_places:
+            assert bench.fault(driver, bench.client(), VA, place=place) == NOT_SUPPORTED
+
+
+def a_fault_of_the_copy_engine_is_its_units_matter(bench: Bench) -> None:
+    driver, victim, other = bench.open(), bench.client(), bench.client()
+    driver.set_policy(replace(ABSORB, units=frozenset[Unit]({"copy"})))
+    assert bench.fault(driver, other, VA) == NOT_SUPPORTED
+    if not bench.copies:
+        refused(errno.EINVAL, lambda: bench.fault(driver, victim, VA, unit="copy"))
+        return
+    assert bench.fault(driver, victim, VA, unit="copy") == 0
+    assert bench.last(driver, "absorbed").unit == "copy"
+    assert bench.entry(driver, other).state == "live"
+
+
+def a_fault_of_nobody_is_refused(bench: Bench) -> None:
+    driver, gone = bench.open(), bench.client()
+    driver.set_policy(ABSORB)
+    number = bench.entry(driver, gone).number
+    gone.end()
+    deadline = time.monotonic() + PATIENCE_S
+    while number in [one.number for one in driver.clients()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    counted = driver.stats()
+    for nobody in (0, number, 1 << 40):
+        inject = partial(driver.inject, nobody, VA, access="write", fault="pte", unit="sm", place=bench.place)
+        refused(errno.ESRCH, inject)
+    assert driver.stats() == counted
+
+
 def the_doomed_stay_absorbed_without_an_owner(bench: Bench) -> None:
     driver, victim, other = bench.open(), bench.client(), bench.client()
     driver.set_policy(ABSORB)
@@ -205,6 +250,19 @@ def the_deadline_of_the_kernel_ends_a_client(bench: Bench) -> None:
     assert bench.fault(driver, victim, VA) == 0
     assert ended_by_sigkill(victim)
     assert bench.last(driver, "killed").client == victim.identity
+
+
+def a_deadline_that_is_extended_moves(bench: Bench) -> None:
+    driver, victim, other = bench.open(), bench.client(), bench.client()
+    driver.set_policy(replace(ABSORB, kill_ms=1000, hold_ms=0))
+    assert [bench.fault(driver, one, VA) for one in (victim, other)] == [0, 0]
+    before = bench.entry(driver, victim)
+    driver.extend(before.number, 600_000)
+    assert bench.entry(driver, victim).kill_ns > before.kill_ns + 500_000_000_000
+    assert ended_by_sigkill(other), "whose deadline has passed"
+    assert bench.entry(driver, victim).state == "doomed", "and that of the other one has not"
+    assert victim.process.poll() is None
+    driver.release(before.number)  # its end is put off as well
 
 
 def a_doomed_client_that_is_gone_is_a_record(bench: Bench) -> None:
@@ -280,11 +338,15 @@ CHECKS: Final[tuple[Callable[[Bench], None], ...]] = (
     a_fault_while_it_is_off_is_no_record,
     a_mode_of_its_own_is_below_that_of_the_policy,
     places_and_units_are_those_of_the_living,
+    each_place_is_absorbed_as_far_as_its_room_goes,
+    a_fault_of_the_copy_engine_is_its_units_matter,
+    a_fault_of_nobody_is_refused,
     the_doomed_stay_absorbed_without_an_owner,
     sinks_grow_in_a_storm,
     a_client_has_so_many_sinks_and_no_more,
     answers_are_about_the_doomed,
     the_deadline_of_the_kernel_ends_a_client,
+    a_deadline_that_is_extended_moves,
     a_doomed_client_that_is_gone_is_a_record,
     the_next_owner_reads_from_the_oldest_record,
     what_is_overwritten_unread_is_counted,

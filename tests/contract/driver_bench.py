@@ -18,7 +18,7 @@ from typing import Final
 
 from mpsafe.errors import SourceLost
 from mpsafe.model import Identity
-from mpsafed.driver import Driver, DriverClient, Place
+from mpsafed.driver import Driver, DriverClient, Place, Unit
 from mpsafed.driver.records import Record, RecordKind, decode
 from mpsafed.driver.software import SoftwareDriver
 from mpsafed.driver.uvm import UvmDriver
@@ -67,7 +67,8 @@ class Victim:
 
 @dataclass
 class Bench:
-    """One implementation. `place` is what an injector says, `heartbeat_s` the dead man's limit.
+    """One implementation. `place` is what an injector says, `more_places` what it may say besides where it is believed,
+    `heartbeat_s` the dead man's limit, `copies` whether it has a copy engine.
 
     `sends_ahead`: records count as read once they are on their way to the owner, asked for or not.
     """
@@ -77,6 +78,8 @@ class Bench:
     place: Place
     heartbeat_s: float
     sends_ahead: bool
+    more_places: tuple[Place, ...] = ()
+    copies: bool = True
     drivers: list[Driver] = field(default_factory=lambda: list[Driver]())
     victims: list[Victim] = field(default_factory=lambda: list[Victim]())
 
@@ -120,10 +123,19 @@ class Bench:
         """What the driver says of a client."""
         return next(one for one in driver.clients() if one.identity == victim.identity)
 
-    def fault(self, driver: Driver, victim: Victim, va: int, fault: str = "pte") -> int:
+    def fault(
+        self,
+        driver: Driver,
+        victim: Victim,
+        va: int,
+        fault: str = "pte",
+        *,
+        unit: Unit = "sm",
+        place: Place | None = None,
+    ) -> int:
         """Its status, 0 if it was absorbed."""
         number = self.entry(driver, victim).number
-        return driver.inject(number, va, access="write", fault=fault, unit="sm", place=self.place)
+        return driver.inject(number, va, access="write", fault=fault, unit=unit, place=place or self.place)
 
     def records(self, driver: Driver, until: Callable[[list[Record]], bool]) -> list[Record]:
         """What is read, until it is enough."""
@@ -159,7 +171,7 @@ def ended_by_sigkill(victim: Victim) -> bool:
 
 def module_bench(device: Path = Path("/dev/mpsafe")) -> Bench:
     """The stand-alone module, loaded with mpsafe_inject=1."""
-    return Bench(lambda: UvmDriver(device), (_OF_MODULE,), "wild", 5.0, sends_ahead=False)
+    return Bench(lambda: UvmDriver(device), (_OF_MODULE,), "wild", 5.0, False, ("hole", "external"))
 
 
 def cuda_bench(device: Path = Path("/dev/mpsafe")) -> Bench:
@@ -170,4 +182,6 @@ def cuda_bench(device: Path = Path("/dev/mpsafe")) -> Bench:
 def software_bench(directory: Path, *, heartbeat_s: float) -> Bench:
     """A software host that was started with `inject`, in that directory."""
     program = (_OF_SOFTWARE, os.fspath(directory / "rm"))
-    return Bench(lambda: SoftwareDriver(directory / "mpsafe"), program, "unknown", heartbeat_s, sends_ahead=True)
+    return Bench(
+        lambda: SoftwareDriver(directory / "mpsafe"), program, "unknown", heartbeat_s, sends_ahead=True, copies=False
+    )
