@@ -259,3 +259,16 @@ def test_a_holder_that_has_no_room_left_loses_nothing() -> None:
     vault.close()
     table.let_go(list(table.held))
     os.close(memory)
+
+
+def test_a_vault_that_holds_nothing_leaves_nothing_behind() -> None:
+    table, process = Table(), Identity(os.getpid(), 1)
+    vault = vault_of("chat", table=table, alive=lambda process: True)
+    vault.epochs.claim("chat", process)
+    vault.close()
+    assert set(table.held) == {"vault-index"}, "somebody holds an epoch"
+    vault = vault_of("chat", table=table)
+    assert vault.epochs.number_of("chat") == 1
+    assert vault.drain() == 0
+    vault.close()
+    assert table.held == {}

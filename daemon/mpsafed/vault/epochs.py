@@ -40,6 +40,10 @@ class Epochs:
         """The newest epoch's number."""
         return self.of(tenant).number
 
+    def holders(self) -> set[Identity]:
+        """The processes that hold an epoch."""
+        return {epoch.holder for epoch in self._index().epochs.values() if epoch.holder is not None}
+
     def claim(self, tenant: str, process: Identity) -> int:
         """The next epoch begins with this holder, unless it holds the newest already. EpochHeld: another one does."""
         now = self.of(tenant)

@@ -78,7 +78,9 @@ class Vault:
         self._roll_back()
 
     def close(self) -> None:
-        """Lets go of our own copies; the holder keeps its."""
+        """Lets go of our own copies; the holder keeps its, but for an index that says nothing."""
+        if self._index_is_held and not self._index.held and not self.epochs.holders():
+            self.holder.let_go([INDEX])
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
@@ -175,6 +177,8 @@ class Vault:
     def drain(self) -> int:
         """Lets go of everything, and takes nothing in any more."""
         self.closed = "it was drained"
+        for process in self.epochs.holders():
+            self.epochs.ended(process)
         return self._drop_all(lambda region: True)
 
     def lost(self, device: str) -> list[Region]:
