@@ -43,6 +43,7 @@ test-all: test
 	timeout 5m $(venv)/python -m tools.soak flood
 	MPSAFE_CORE_EXAMPLES=3000 MPSAFE_CORE_FUZZ_SECONDS=240 MPSAFE_CORE_THREADS_MS=120000 \
 		timeout 40m $(venv)/python -m pytest -n0 -o timeout=1800 tests/test_core.py
+	MPSAFE_ALL=1 timeout 15m $(venv)/python -m pytest -n0 -o timeout=900 tests/test_vault_model.py
 	MPSAFE_ALL=1 timeout -k 1m 120m $(venv)/python -m pytest -n0 -o timeout=3600 tests/vm
 	MPSAFE_ALL=1 timeout -k 1m 90m $(venv)/python -m pytest -n0 -o timeout=3600 \
 		tests/test_driver_compile.py tests/end2end/test_driver_install.py

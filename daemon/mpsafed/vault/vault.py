@@ -179,13 +179,11 @@ class Vault:
         self.closed = "it was drained"
         for process in self.epochs.holders():
             self.epochs.ended(process)
-        return self._drop_all(lambda region: True)
-
-    def lost(self, device: str) -> list[Region]:
-        """The memory of a device is gone: its regions go too."""
-        gone = [region for region in self.regions() if region.device == device]
-        self._drop_all(lambda region: region.device == device)
-        return gone
+        dropped = self.regions()
+        for region in dropped:
+            self._drop(region)
+        self._changed()
+        return len(dropped)
 
     def ended(self, process: Identity) -> None:
         """A process has ended, which does not say that its work has: see Epochs. What it had not committed goes."""
@@ -281,13 +279,6 @@ class Vault:
         self.holder.let_go(names)
         for name in names:
             os.close(self._fds.pop(name))
-
-    def _drop_all(self, wanted: Callable[[Region], bool]) -> int:
-        dropped = [region for region in self.regions() if wanted(region)]
-        for region in dropped:
-            self._drop(region)
-        self._changed()
-        return len(dropped)
 
     def _of_no_use(self, region: Region) -> str:
         if region.tenant not in self._quotas:
