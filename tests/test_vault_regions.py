@@ -229,3 +229,90 @@ def test_a_damaged_slot_is_not_taken_over(start: Start) -> None:
     one.do("a, b = kv.begin('a'), kv.begin('b'); kv.append(a, b'1234'); kv.append(b, b'5678'); kv.commit()")
     one.do("kv.span(a).write(b'x', offset=2)")
     assert one.do("[entry.request for entry in kv.verified()]") == "['b']"
+
+
+def test_a_slot_is_not_taken_again_while_the_published_generation_tells_of_it(start: Start) -> None:
+    writer, reader = start(), start(outside=True)
+    writer.do("vault.claim(); kv = KvCache.create(vault, 'kv', slots=2, slot_bytes=4096)")
+    writer.do("a = kv.begin('a'); kv.append(a, b'1234'); kv.commit(); kv.finish(a)")
+    writer.do("b = kv.begin('b'); kv.append(b, b'5678')")
+    assert "LookupError: all 2 slots of the cache are taken" in writer.fails("kv.begin('c')")
+    assert reader.do("[e.request for e in KvCache.open(vault, 'kv').verified()]") == "['a']"
+    writer.do("kv.commit()")
+    assert writer.do("kv.begin('c') == a") == "True"
+    assert reader.do("[e.request for e in KvCache.open(vault, 'kv').verified()]") == "['b']"
+
+
+def test_a_durable_region_that_is_read_is_not_published_in_by_mistake(start: Start) -> None:
+    writer, reader = start(outside=True), start(outside=True)
+    writer.do("vault.claim(); kv = Durable.create(vault, 'kv', 4096)")
+    assert "region kv is durable: what changes is committed by Durable" in writer.fails("kv.region.commit()")
+    writer.do("kv.commit(b'x')")
+    reader.do("kv = Durable.open(vault, 'kv')")
+    assert "region kv was opened for reading: open it with write=True" in reader.fails("kv.commit(b'y')")
+    assert reader.do("kv.committed().payload") == "b'x'"
+
+
+@pytest.mark.parametrize(
+    ("table", "got"),
+    [
+        ("'none'", "got Expected `array`"),
+        ("[('a', 0, 3, 0, b'')]", "multiple of 4"),
+        ("[('a', 2, 4, 0, b'')]", "got 4 bytes in slot 2"),
+        ("[('a', 0, 8192, 0, b'')]", "got 8192 bytes in slot 0"),
+        ("[('a', 0, 4, 0, b''), ('b', 0, 8, 0, b'')]", "got 8 bytes in slot 0"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused_and_leaves_nothing_mapped(start: Start, table: str, got: str) -> None:
+    one, other = start(outside=True), start(outside=True)
+    one.do("import msgspec; vault.claim(); kv = KvCache.create(vault, 'kv', slots=2, slot_bytes=4096)")
+    one.do(f"kv.durable.commit(msgspec.msgpack.encode({table}))")
+    assert got in other.fails("KvCache.open(vault, 'kv')")
+    assert other.do("vault.open('kv').relocated") == "False"
+
+
+def test_a_note_is_whole_or_refused(start: Start) -> None:
+    one = start()
+    one.do("vault.claim(); kv = KvCache.create(vault, 'kv', slots=2, slot_bytes=4096)")
+    assert "a note has at most 4096 bytes, this one 4097" in one.fails("kv.begin('a', bytes(4097))")
+    one.do("a = kv.begin('a', bytes(4096))")
+    assert "ValueError" in one.fails("kv.note(a, bytes(4097))")
+    one.do("kv.commit()")
+    assert one.do("len(kv.entries()[0].note)") == "4096"
+
+
+TORN = """
+whole, bad = kv.region.read(67), []
+for at in range(67):
+    for slot in (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:], whole[:at] + bytes(67 - at)):
+        kv.region.write(slot)
+        if kv.committed().payload != b'one' * 9:
+            bad.append(at)
+kv.region.write(whole)
+"""
+
+
+def test_a_generation_that_is_torn_at_any_byte_does_not_count(start: Start) -> None:
+    one = start(outside=True)
+    one.do("vault.claim(); kv = Durable.create(vault, 'kv', 4096); kv.commit(b'one' * 9); kv.commit(b'two' * 9)")
+    one.do(TORN)
+    assert one.do("bad") == "[]"
+    assert one.do("kv.committed().payload == b'two' * 9") == "True"
+
+
+def test_a_late_generation_of_an_older_epoch_does_not_count(start: Start) -> None:
+    one = start(outside=True)
+    one.do("vault.claim(); kv = Durable.create(vault, 'kv', 4096)")
+    one.do("[kv.commit(b'old') for _ in range(3)]; late = kv.region.read(4096, offset=64 << 10)")
+    one.do("kv.region.write(bytes(128 << 10)); new = Durable(kv.region, 2); assert new.commit(b'new').number == 1")
+    one.do("kv.region.write(late)")
+    assert one.do("(kv.committed().epoch, kv.committed().payload)") == "(2, b'new')"
+
+
+def test_a_region_that_the_device_has_no_room_for_leaves_nothing(start: Start) -> None:
+    one = start(outside=True)
+    one.do("count = lambda: len(os.listdir('/proc/self/fd'))")
+    before = one.do("count()")
+    assert "CUDA_ERROR_OUT_OF_MEMORY (2)" in one.fails("vault.create('big', 'immutable', 200 << 30)")
+    assert one.do("count()") == before
+    assert one.do("vault.regions()") == "[]"

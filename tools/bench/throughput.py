@@ -33,6 +33,7 @@ def decode(decoder: Decoder, cache: KvCache, *, publish: bool) -> float:
     took = time.perf_counter() - began
     for slot in slots:
         cache.finish(slot)
+    cache.commit()
     return REQUESTS * places / took
 
 

@@ -167,6 +167,8 @@ class Service:
         """Makes room: who asks for one of these again has it computed again."""
         for name in [name for name, one in self._open.items() if one.answered]:
             self.cache.finish(self._open.pop(name).slot)
+        if self.publishes:
+            self.cache.commit()
 
     def _step(self, one: _Open) -> None:
         """One more token: of a new request the whole prompt is read first."""

@@ -12,6 +12,7 @@ greatest (epoch, generation): a slot that was being written when its writer died
 counts. So whatever the newest generation tells of must not be overwritten before the next one is published.
 """
 
+import contextlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -51,16 +52,22 @@ class Durable:
     @classmethod
     def create(cls, vault: Vault, name: str, nbytes: int, *, layout: bytes = b"") -> Self:
         """A new one with room for `nbytes` of data; this process holds the tenant's epoch."""
-        region = vault.create(name, "durable", SLOTS * SLOT_BYTES + nbytes, layout=layout)
-        # New memory is whatever was there before.
-        region.write(bytes(SLOTS * SLOT_BYTES))
-        return cls(region, region.info.epoch)
+        with contextlib.ExitStack() as undo:
+            region = undo.enter_context(vault.create(name, "durable", SLOTS * SLOT_BYTES + nbytes, layout=layout))
+            # New memory is whatever was there before.
+            region.write(bytes(SLOTS * SLOT_BYTES))
+            made = cls(region, region.info.epoch)
+            undo.pop_all()
+            return made
 
     @classmethod
     def open(cls, vault: Vault, name: str, *, write: bool = False) -> Self:
         """The newest of that name. To write, this process holds the epoch, and the region is granted. NotGranted."""
-        region = vault.open(name, write=write)
-        return cls(region, region.info.epoch)
+        with contextlib.ExitStack() as undo:
+            region = undo.enter_context(vault.open(name, write=write))
+            opened = cls(region, region.info.epoch)
+            undo.pop_all()
+            return opened
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +89,8 @@ class Durable:
 
         Raises BadCudaCall if something of that failed: nothing is published then.
         """
+        if not self.region.writable:
+            raise ValueError(f"region {self.region.info.name} was opened for reading: open it with write=True")
         if len(payload) > PAYLOAD_MAX:
             raise ValueError(f"a generation's payload has at most {PAYLOAD_MAX} bytes, this one {len(payload)}")
         if stream is None:

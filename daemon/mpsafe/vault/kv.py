@@ -5,9 +5,10 @@ Each commit publishes how far every slot has come, with a checksum of what is in
 costs what was appended since the last one. Who takes over checks each slot before it trusts it.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 import msgspec
 
@@ -23,8 +24,8 @@ NOTE_MAX: Final = 4096
 
 
 class _Shape(msgspec.Struct):
-    slots: int
-    slot_bytes: int
+    slots: Annotated[int, msgspec.Meta(gt=0)]
+    slot_bytes: Annotated[int, msgspec.Meta(gt=0, multiple_of=WORD_BYTES)]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -32,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
     request: str
     slot: int
-    nbytes: int
+    nbytes: Annotated[int, msgspec.Meta(ge=0, multiple_of=WORD_BYTES)]
     checksum: int
     note: bytes = b""
 
@@ -54,6 +55,8 @@ class KvCache:
         self._data = data
         self._checksum = vault.checksum
         self._open = {entry.slot: _Open(entry, entry.nbytes) for entry in self.entries()}
+        # What the newest generation tells of is not overwritten before the next one is published.
+        self._published = set(self._open)
 
     @classmethod
     def create(cls, vault: Vault, name: str, *, slots: int, slot_bytes: int) -> Self:
@@ -72,15 +75,18 @@ class KvCache:
     @classmethod
     def open(cls, vault: Vault, name: str, *, write: bool = False) -> Self:
         """The newest of that name, as it was committed."""
-        durable = Durable.open(vault, name, write=write)
-        try:
-            shape = msgspec.json.decode(durable.region.layout, type=_Shape)
-            if shape.slots * shape.slot_bytes > durable.data.nbytes:
-                raise msgspec.ValidationError(f"{shape.slots} slots of {shape.slot_bytes} bytes")
-        except msgspec.DecodeError as error:
-            durable.close()
-            raise ContentsChanged(durable.region.info.id, "the shape of a cache as its layout", str(error)) from error
-        return cls(vault, durable.data, shape, durable)
+        with contextlib.ExitStack() as undo:
+            durable = undo.enter_context(Durable.open(vault, name, write=write))
+            info = durable.region.info
+            try:
+                shape = msgspec.json.decode(durable.region.layout, type=_Shape)
+                if shape.slots * shape.slot_bytes > durable.data.nbytes:
+                    raise msgspec.ValidationError(f"{shape.slots} slots of {shape.slot_bytes} bytes")
+            except msgspec.DecodeError as error:
+                raise ContentsChanged(info.id, "the shape of a cache as its layout", str(error)) from error
+            cache = cls(vault, durable.data, shape, durable)
+            undo.pop_all()
+            return cache
 
     def __enter__(self) -> Self:
         return self
@@ -103,11 +109,12 @@ class KvCache:
         return cuda.Span(data.context, data.address + slot * self.slot_bytes, self.slot_bytes)
 
     def begin(self, request: str, note: bytes = b"") -> int:
-        """A slot for a request; LookupError where all are taken."""
-        slot = next((slot for slot in range(self.slots) if slot not in self._open), None)
+        """A slot for a request; LookupError where all are taken, or were when it was last committed."""
+        taken = self._open.keys() | self._published
+        slot = next((slot for slot in range(self.slots) if slot not in taken), None)
         if slot is None:
-            raise LookupError(f"all {self.slots} slots of the cache are taken")
-        self._open[slot] = _Open(Entry(request, slot, 0, 0, note[:NOTE_MAX]), 0)
+            raise LookupError(f"all {self.slots} slots of the cache are taken; those finished are free once committed")
+        self._open[slot] = _Open(Entry(request, slot, 0, 0, _bounded(note)), 0)
         return slot
 
     def wrote(self, slot: int, nbytes: int) -> None:
@@ -126,7 +133,7 @@ class KvCache:
     def note(self, slot: int, note: bytes) -> None:
         """What the owner wants to know of a request when it is taken over."""
         one = self._open[slot]
-        self._open[slot] = replace(one, entry=msgspec.structs.replace(one.entry, note=note[:NOTE_MAX]))
+        self._open[slot] = replace(one, entry=msgspec.structs.replace(one.entry, note=_bounded(note)))
 
     def finish(self, slot: int) -> None:
         """The request is over; its slot may be taken once that is committed."""
@@ -143,6 +150,7 @@ class KvCache:
             self._open[slot] = replace(one, entry=entry)
         if self.durable is not None:
             self.durable.commit(msgspec.msgpack.encode([one.entry for one in self._open.values()]), stream)
+            self._published = set(self._open)
 
     def open_entries(self) -> list[Entry]:
         """The requests that are open here, as of the last commit or copy."""
@@ -157,9 +165,12 @@ class KvCache:
             found = msgspec.msgpack.decode(newest.payload, type=list[Entry])
         except msgspec.DecodeError as error:
             raise ContentsChanged(self.durable.region.info.id, "the table of a cache", str(error)) from error
+        seen: set[int] = set()
         for entry in found:
-            if not (0 <= entry.slot < self.slots and 0 <= entry.nbytes <= self.slot_bytes):
-                raise ContentsChanged(self.durable.region.info.id, f"slots of {self.slots}", f"slot {entry.slot}")
+            if not (0 <= entry.slot < self.slots and entry.nbytes <= self.slot_bytes) or entry.slot in seen:
+                what = f"{entry.nbytes} bytes in slot {entry.slot}"
+                raise ContentsChanged(self.durable.region.info.id, f"each of {self.slots} slots at most once", what)
+            seen.add(entry.slot)
         return found
 
     def verified(self) -> list[Entry]:
@@ -191,6 +202,8 @@ class KvCache:
         if (self.slots, self.slot_bytes) != (other.slots, other.slot_bytes):
             shapes = f"{other.slots} slots of {other.slot_bytes} bytes for {self.slots} of {self.slot_bytes}"
             raise ValueError(f"the caches differ: {shapes}")
+        if other._published:
+            raise ValueError(f"the cache to copy into has published {len(other._published)} requests; make a new one")
         for entry in entries:
             if entry.nbytes:
                 source = cuda.Span(self._data.context, self.span(entry.slot).address, entry.nbytes)
@@ -202,3 +215,9 @@ class KvCache:
             self._data.context.synchronize()
         else:
             stream.synchronize()
+
+
+def _bounded(note: bytes) -> bytes:
+    if len(note) > NOTE_MAX:
+        raise ValueError(f"a note has at most {NOTE_MAX} bytes, this one {len(note)}")
+    return note

@@ -59,11 +59,15 @@ class Region(cuda.Reservation):
         self._allow(writable=writable)
 
     def commit(self) -> RegionInfo:
-        """Ends the writing of an immutable region, also by this process: it is only read from here on."""
+        """Ends the writing of an immutable region, also by this process: it is only read from here on.
+
+        Where the daemon could not be asked, it may be done again.
+        """
+        if self.info.kind != "immutable":
+            raise ValueError(f"region {self.info.name} is {self.info.kind}: what changes is committed by Durable")
         self.context.synchronize()
-        digest = self.vault.digest(self)
         self._allow(writable=False)
-        self.info = self.vault.client.commit_region(self.info.id, digest)
+        self.info = self.vault.client.commit_region(self.info.id, self.vault.digest(self))
         return self.info
 
     def _allow(self, *, writable: bool) -> None:
