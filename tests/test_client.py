@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from typing_extensions import override
 
 import mpsafe.client
 from daemon_process import TENANTS, Mpsafed
+from mpsafe import __version__
 from mpsafe.client import AsyncClient, Client
 from mpsafe.errors import (
     BadRequest,
@@ -62,7 +62,7 @@ def exits(daemon: Mpsafed, count: int) -> list[Event]:
 
 
 def test_the_example_of_the_package(daemon: Mpsafed) -> None:
-    globs = {"socket": daemon.socket, "version": version("mpsafe")}
+    globs = {"socket": daemon.socket, "version": __version__}
     example = doctest.DocTestFinder(recurse=False).find(mpsafe.client, "mpsafe.client", globs=globs)
     assert sum(len(found.examples) for found in example) >= 2
     for found in example:

@@ -12,12 +12,12 @@ import socket
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, assert_never
 
 import systemd.daemon
 
+from mpsafe import __version__
 from mpsafe.errors import BadConfig, CannotRun, SocketTaken
 from mpsafe.model import Identity
 from mpsafe.protocol.events import EventsInterface
@@ -99,7 +99,7 @@ async def serve(config: Config) -> int:
         stack.callback(state.close)
         with _told("[daemon] key socket", config.daemon.socket):
             listener = _listener(config.daemon.socket, store.taken(LISTENER))
-        service = Service(listener, config.daemon.admin_group, version("mpsafe"))
+        service = Service(listener, config.daemon.admin_group, __version__)
         stack.callback(service.close)
         with _told("[metrics] key listen", config.metrics.listen):
             counted = metrics.serve(config.metrics.listen)

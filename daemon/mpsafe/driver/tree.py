@@ -5,11 +5,11 @@ import hashlib
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
 
+from mpsafe import __version__
 from mpsafe.driver.stock import Stock, unpacked
 
 __all__ = ["NAME", "fill", "forms", "package_version", "prepared", "same"]
@@ -23,7 +23,7 @@ _ONLY_UVM: Final = "\nobj-m := nvidia-uvm.o\nalways-y :=\nalways :=\n"
 
 def package_version(stock: Stock) -> str:
     """The version in DKMS: the driver's, then ours."""
-    return f"{stock.version}-mpsafe{version('mpsafe')}"
+    return f"{stock.version}-mpsafe{__version__}"
 
 
 def forms() -> Path:

@@ -4,11 +4,11 @@
 import asyncio
 import os
 from collections import Counter
-from importlib.metadata import version
 from typing import Final
 
 from asyncvarlink import FileDescriptor
 
+from mpsafe import __version__
 from mpsafe.errors import BadRequest, TooManyReports, UnknownClient
 from mpsafe.model import Client, Device, Figures, SourceState, Tenant
 from mpsafe.protocol.host import Attached, Description
@@ -45,7 +45,7 @@ class HostService:
         self._engine = engine
         self._devices = devices
         self._driver = driver
-        self._version = version("mpsafe")
+        self._version = __version__
         self._reports: Counter[int] = Counter()
         self._second = 0
 
