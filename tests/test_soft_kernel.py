@@ -228,13 +228,29 @@ def test_a_kernel_log_line_has_the_form_of_the_real_ones(host: SoftwareHost, pee
     assert one.ask(f"fault {one.open()} {WRITE}") == "ok fatal 700"
     assert other.ask(f"fault {other.open(1)} sm trap va=0x0 access=none") == "ok fatal 719"
     lines = host.kernel_log.read_text().splitlines()
-    assert [line.split(",")[:2] for line in lines] == [["3", str(number)] for number in range(5)]
+    assert [line.split(",")[:2] for line in lines] == [["3", str(number)] for number in range(2)]
     texts = [line.split(";", 1)[1] for line in lines]
     who = f"pid={os.getpid()}, name="
     assert texts[0].startswith(f"NVRM: Xid (PCI:0000:01:00): 31, {who}")
     assert "faulted @ 0x3000_00000000. Fault is of type FAULT_PDE ACCESS_TYPE_VIRT_WRITE" in texts[0]
-    assert texts[2].startswith(f"NVRM: Xid (PCI:0000:02:00): 13, {who}")
-    assert [text.split("): ")[1][:3] for text in texts] == ["31,", "43,", "13,", "13,", "43,"]
+    assert texts[1].startswith(f"NVRM: Xid (PCI:0000:02:00): 43, {who}")
+
+
+def test_the_kernel_log_of_an_mps_server_names_whoever_came_last_or_the_server(
+    host: SoftwareHost, peer: Callable[..., Peer]
+) -> None:
+    """As an H100 does with 580.159.04: tools/qualify/results, mps_whose_*."""
+    server, guilty, last = peer("mps"), peer(), peer()
+    for detail, xids in (("misaligned", ["13,", "13,", "43,"]), ("trap", ["43,"])):
+        group = server.ask("group").removeprefix("ok ")
+        channel = guilty.open(0, group)
+        last.open(0, group)
+        before = len(host.kernel_log.read_text().splitlines())
+        guilty.ask(f"fault {channel} sm {detail} va=0x0 access=none")
+        texts = [line.split("): ", 1)[1] for line in host.kernel_log.read_text().splitlines()[before:]]
+        assert [text[:3] for text in texts] == xids
+        assert all("pid=" not in text for text in texts[:-1])
+        guilty, last = peer(), peer()
 
 
 def test_only_the_guilty_is_marked(host: SoftwareHost, owner: SoftwareDriver, peer: Callable[..., Peer]) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who caused a fault: which evidence names anybody, and whom. Pure, as fuse.py is.
 
-Only what the guilty process cannot forge for another one names a client, the strongest first: a
-record of the patched driver, the log of an MPS server, the pid of an Xid line. NVML, reports about
-oneself and ends of processes corroborate and name nobody. Two strongest that disagree name nobody.
+Only a record of the patched driver names a client: it has the address space that faulted. Two records that
+disagree name nobody. All else corroborates. The pid of an Xid line is that of the channel's process, which
+under MPS is the client that came last, or the server; the client in the server's log is the one that met the
+error first. Neither need be the one that caused it, and of three clients neither was (H100, driver 580.159.04:
+`mps_whose_*` in tools/qualify/results).
 
 Evidence whose `pid` is None names nobody either: whoever could have written it, or the process that has
 that pid, speaks against it. A pid that several known clients had is nobody's, and a client that was
@@ -15,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from mpsafe.model import Blame, Client, Event, Evidence, EvidenceSource, Identity
-from mpsafed.signals import ClientEvicted, FaultAbsorbed, FaultPassed, ServerBlamed, ServerChanged, XidSeen
+from mpsafed.signals import ClientEvicted, FaultAbsorbed, FaultMet, FaultPassed, ServerChanged, XidSeen
 from mpsafed.snapshot import Snapshot
 
 __all__ = [
@@ -33,14 +35,14 @@ __all__ = [
 ]
 
 SOURCE_MAX: Final = 4
-# Of six sources; the three that name may each have two more, which name another client than those before.
-EVIDENCE_MAX: Final = 6 * SOURCE_MAX + 3 * 2
+# Of six sources; the one that names may have two more, which name another client than those before.
+EVIDENCE_MAX: Final = 6 * SOURCE_MAX + 2
 
-_STRENGTH: Final[dict[EvidenceSource, int]] = {"kernel_record": 3, "server_log": 2, "xid_pid": 1}
+_NAMES: Final[EvidenceSource] = "kernel_record"
 PROOFS: Final = frozenset[EvidenceSource](("kernel_record", "server_log", "xid_pid", "nvml"))
 
 
-def believed(signal: ServerBlamed | ServerChanged | ClientEvicted, snapshot: Snapshot) -> bool:
+def believed(signal: FaultMet | ServerChanged | ClientEvicted, snapshot: Snapshot) -> bool:
     """Whether nobody but root and the server's own user can have written this line of a log."""
     if signal.writer == 0:
         return True
@@ -67,8 +69,8 @@ def of_record(signal: FaultAbsorbed | FaultPassed, snapshot: Snapshot) -> Eviden
     return Evidence("kernel_record", text, signal.client.pid if meant else None)
 
 
-def of_log(signal: ServerBlamed, snapshot: Snapshot) -> Evidence:
-    """What the log of a server says. One that a user can write to names clients of that user only."""
+def of_log(signal: FaultMet, snapshot: Snapshot) -> Evidence:
+    """What the log of a server says. One that a user can write to tells of clients of that user only."""
     client = snapshot.client_of(signal.pid)
     own = signal.writer == 0 or (client is not None and client.uid == signal.writer)
     return Evidence("server_log", signal.text, _unless_late(snapshot, signal.pid, signal.time_ns) if own else None)
@@ -94,7 +96,7 @@ def is_news(event: Event, evidence: Evidence, snapshot: Snapshot) -> bool:
     same = [each for each in event.blame.evidence if each.source == evidence.source]
     if len(same) < SOURCE_MAX:
         return evidence not in same
-    if evidence.source not in _STRENGTH or any(each.pid == evidence.pid for each in same):
+    if evidence.source != _NAMES or any(each.pid == evidence.pid for each in same):
         return False
     before = _named(event, same, snapshot)
     return len(before) < 2 and not _named(event, [evidence], snapshot) <= before
@@ -105,25 +107,13 @@ def weighed(event: Event, evidence: Evidence, snapshot: Snapshot) -> Event:
     gathered = [*event.blame.evidence, evidence]
     blame = replace(event.blame, evidence=gathered)
     if not any(action.kind == "fence" for action in event.actions):
-        named = _strongest(event, gathered, snapshot)
+        named = _named(event, [each for each in gathered if each.source == _NAMES], snapshot)
         if len(named) > 1:
             blame = Blame(evidence=gathered)
         elif named and (guilty := snapshot.clients.get(named.pop())) is not None:
             blame = Blame(guilty.identity, guilty.name, guilty.tenant, gathered)
             event = replace(event, server=event.server or guilty.server, uid=guilty.uid)
     return replace(event, blame=blame)
-
-
-def _strongest(event: Event, gathered: Iterable[Evidence], snapshot: Snapshot) -> set[Identity]:
-    """Whom the strongest evidence that names anybody names."""
-    by_strength: dict[int, list[Evidence]] = {}
-    for evidence in gathered:
-        if (strength := _STRENGTH.get(evidence.source)) is not None:
-            by_strength.setdefault(strength, []).append(evidence)
-    for strength in sorted(by_strength, reverse=True):
-        if named := _named(event, by_strength[strength], snapshot):
-            return named
-    return set()
 
 
 def _named(event: Event, said: Iterable[Evidence], snapshot: Snapshot) -> set[Identity]:

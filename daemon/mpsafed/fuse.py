@@ -25,9 +25,9 @@ from mpsafed.signals import (
     DeviceChanged,
     DeviceXid,
     FaultAbsorbed,
+    FaultMet,
     FaultPassed,
     SelfReported,
-    ServerBlamed,
     ServerChanged,
     Signal,
     SignalsLost,
@@ -39,7 +39,8 @@ __all__ = ["WINDOW_NS", "by_hand", "fuse"]
 
 WINDOW_NS: Final = 2_000_000_000
 
-_FOLLOW_UPS: Final = frozenset({43, 45, 174})
+_STOPPED: Final = 43
+_FOLLOW_UPS: Final = frozenset({_STOPPED, 45, 174})
 _FATAL: Final = frozenset({"mmu", "sm"})
 
 
@@ -60,14 +61,14 @@ def fuse(signal: Signal, events: list[Event], snapshot: Snapshot) -> Event | Non
             fault = Fault("mmu", absorbed=False, address=hex(signal.address), access=signal.access, detail=signal.fault)
             client = snapshot.clients.get(signal.client)
             return _fatal(signal, events, snapshot, fault, evidence, signal.device, client.server if client else None)
-        case ServerBlamed() if believed(signal, snapshot):
+        case FaultMet() if believed(signal, snapshot):
             fault = Fault("mmu", absorbed=False)
             return _fatal(signal, events, snapshot, fault, of_log(signal, snapshot), None, signal.server)
         case ServerChanged(state="fault") if believed(signal, snapshot):
             fault = Fault("other", absorbed=False)
             evidence = Evidence("server_log", signal.text, None)
             return _fatal(signal, events, snapshot, fault, evidence, None, signal.server)
-        case ServerBlamed() | ServerChanged(state="fault"):
+        case FaultMet() | ServerChanged(state="fault"):
             if signal.server not in snapshot.servers:
                 return None
             return _word(signal, events, snapshot, Evidence("self_report", signal.text, None), signal.server)
@@ -145,11 +146,18 @@ def _xid(signal: XidSeen, events: list[Event], snapshot: Snapshot) -> Event | No
     evidence = of_xid(signal, snapshot)
     if xid.xid in _FOLLOW_UPS and (ongoing := _ongoing(signal, events, device, server, xid.pid)) is not None:
         known = replace(ongoing, device=ongoing.device or device)
-        return None if ongoing.phase == "closed" else _with_evidence(known, evidence, snapshot)
+        return _with_evidence(_placed(known, server), evidence, snapshot) if _takes(ongoing, server) else None
+    # All that 580.159.04 prints of a client's trap is that it has stopped a channel of the server.
+    stopped = xid.xid == _STOPPED and xid.pid in snapshot.servers
     fault = Fault(
-        xid.fault_class, absorbed=False, xid=xid.xid, address=xid.address, access=xid.access, detail=xid.fault_type
+        "sm" if stopped else xid.fault_class,
+        absorbed=False,
+        xid=xid.xid,
+        address=xid.address,
+        access=xid.access,
+        detail=xid.fault_type,
     )
-    if xid.fault_class in _FATAL:
+    if fault.fault_class in _FATAL:
         return _fatal(signal, events, snapshot, fault, evidence, device, server)
     return _of_device(signal, events, snapshot, fault, evidence, device, server)
 
@@ -243,7 +251,7 @@ def _exit(signal: ClientGone, events: list[Event], snapshot: Snapshot) -> Event 
         return None
     ongoing = _ongoing(signal, events, None, client.server)
     if ongoing is not None:
-        return _with_evidence(ongoing, evidence, snapshot)
+        return None if ongoing.phase == "closed" else _with_evidence(ongoing, evidence, snapshot)
     blame = Blame(None, None, client.tenant, [evidence])
     summary = f"{client.tenant or client.name} ({signal.client.pid}) has left MPS server {client.server}"
     event = _new(signal, "exit", summary, server=client.server)
@@ -262,14 +270,13 @@ def _fatal(
     ongoing = _ongoing(signal, events, device, server, evidence.pid)
     if ongoing is None:
         ongoing = replace(_new(signal, "fault", "", device=device, server=server), fault=fault)
-    elif ongoing.phase == "closed" or not is_news(ongoing, evidence, snapshot):
+    elif not _takes(ongoing, server) or not is_news(ongoing, evidence, snapshot):
         return None
     assert ongoing.fault is not None
     event = replace(
-        ongoing,
+        _placed(ongoing, server),
         time_ns=ongoing.time_ns if is_proven(ongoing) else signal.time_ns,
         device=ongoing.device or device,
-        server=ongoing.server or server,
         fault=_more_telling(ongoing.fault, fault),
     )
     return _summarised(weighed(event, evidence, snapshot))
@@ -280,13 +287,16 @@ def _ongoing(
 ) -> Event | None:
     """The fatal fault that this signal may be another view of: one of its server rather than one of its device.
 
-    One that is closed and that nothing has proven hides nothing.
+    One that is closed and that nothing has proven hides nothing, and one of a process that is no client is not of
+    any server.
     """
     found: Event | None = None
     for event in reversed(events):
         if event.kind != "fault" or event.fault is None or event.fault.absorbed or not _young(signal, event):
             continue
         if event.phase == "closed" and not is_proven(event):
+            continue
+        if server is not None and event.server is None and _told_pids(event) - {None, pid}:
             continue
         if (device is not None and event.device not in (None, device)) or (
             server is not None and event.server not in (None, server)
@@ -299,9 +309,23 @@ def _ongoing(
     return found
 
 
+def _takes(event: Event, server: int | None) -> bool:
+    """Whether it can learn more: it is open, or was closed before anybody knew of which server it is."""
+    return event.phase == "open" or (event.server is None and server is not None)
+
+
+def _placed(event: Event, server: int | None) -> Event:
+    """The event, of this server if it was of none; then it is open again, for now there is something to do."""
+    return event if event.server is not None or server is None else replace(event, server=server, phase="open")
+
+
+def _told_pids(event: Event) -> set[int | None]:
+    return {evidence.pid for evidence in event.blame.evidence if evidence.source in PROOFS}
+
+
 def _is_view_of(event: Event, pid: int | None) -> bool:
     """Whether an event of neither this device nor this server is about this process, or nobody knows about whom."""
-    pids = {evidence.pid for evidence in event.blame.evidence if evidence.source in PROOFS}
+    pids = _told_pids(event)
     return pids == {None} or (pid is not None and pid in pids)
 
 
@@ -333,7 +357,8 @@ def _summarised(event: Event) -> Event:
         text = f"a fault is said and not proven: {event.blame.evidence[0].text}"
     else:
         what = {"mmu": "memory fault", "sm": "SM exception"}.get(fault.fault_class, "fatal fault")
-        where = f"MPS server {event.server} is lost" if event.server else "outside MPS"
+        known = "outside MPS" if _told_pids(event) - {None} else "nobody knows where"
+        where = f"MPS server {event.server} is lost" if event.server else known
         text = f"{what} of {who}: {where}"
     return replace(event, summary=text)
 

@@ -19,9 +19,9 @@ __all__ = [
     "DeviceChanged",
     "DeviceXid",
     "FaultAbsorbed",
+    "FaultMet",
     "FaultPassed",
     "SelfReported",
-    "ServerBlamed",
     "ServerChanged",
     "Signal",
     "SignalsLost",
@@ -95,8 +95,8 @@ class ServerChanged(_Observed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerBlamed(_Observed):
-    """server.log names the process whose fatal fault it handles."""
+class FaultMet(_Observed):
+    """server.log names a client that met a fatal error: the first of the server's to see it, whoever caused it."""
 
     server: int
     pid: int
@@ -191,7 +191,7 @@ Signal: TypeAlias = (
     | FaultPassed
     | ControlChanged
     | ServerChanged
-    | ServerBlamed
+    | FaultMet
     | ClientConnected
     | ClientEvicted
     | ClientGone

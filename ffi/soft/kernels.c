@@ -140,6 +140,17 @@ static void endless(const struct launch *launch)
         nanosleep(&pause, NULL);
 }
 
+/* As seldom as the one above: what counts is that the word moves on. */
+static void ticking(const struct launch *launch)
+{
+    const struct timespec pause = {.tv_nsec = 100000};
+    uint32_t value = 0;
+    while (!warp_read(launch->context, &value, launch->arguments[0].u64, sizeof(value)) && value++ &&
+           !warp_write(launch->context, launch->arguments[0].u64, &value, sizeof(value)) &&
+           context_alive(launch->context))
+        nanosleep(&pause, NULL);
+}
+
 static const struct kernel kernels[] = {
     {"accumulate", "QQI", kernel_accumulate},
     {"affine", "QQIFF", affine},
@@ -154,6 +165,7 @@ static const struct kernel kernels[] = {
     {"misaligned", "Q", misaligned},
     {"read_address", "QQ", read_address},
     {"rms_norm", "QQQI", kernel_rms_norm},
+    {"ticking", "Q", ticking},
     {"trap", "", trap},
     {"write_address", "QI", write_address},
 };

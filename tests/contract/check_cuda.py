@@ -312,8 +312,9 @@ def virtual_memory_calls_have_an_order(rig: Rig) -> None:
     ):
         assert call("cuMemUnmap", place.address, place.nbytes) == _INVALID_VALUE
         place.map(memory)
-        assert call("cuMemMap", place.address, place.nbytes, 0, memory.handle, 0) == _INVALID_VALUE
-        assert call("cuMemUnmap", place.address, rig.granule) == _INVALID_VALUE
+        again = call("cuMemMap", place.address, place.nbytes, 0, memory.handle, 0)
+        half = call("cuMemUnmap", place.address, rig.granule)
+        assert (again, half) == (_INVALID_VALUE, _INVALID_VALUE), (again, half)
         place.unmap()
     assert call("cuMemCreate", ffi.new("CUmemGenericAllocationHandle *"), 1, ffi.NULL, 0) == _INVALID_VALUE
 

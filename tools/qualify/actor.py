@@ -8,7 +8,9 @@ The first argument is the number of a SOCK_SEQPACKET socket. A request is one JS
 
 import array
 import json
+import os
 import socket
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +25,7 @@ PACKET_MAX: Final = 65536
 FAULTS: Final = ("trap", "misaligned", "wild_read", "wild_write", "read_only_write", "use_after_unmap")
 _WILD: Final = 0x300000000000  # inside the 47 bits of a GPU address, and nothing is ever mapped there
 _WORDS: Final = 1024
+_BUSY_BYTES: Final = 64 << 20
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -38,6 +41,7 @@ class Actor:
         self._module: cuda.Module | None = None
         self._words: cuda.Buffer | None = None
         self._shared: cuda.Reservation | None = None
+        self._held: list[cuda.Memory | cuda.Reservation] = []
         self.fd_in = -1
         self.fd_out = -1
 
@@ -52,12 +56,22 @@ class Actor:
 
     def open(self, uuid: str) -> Json:
         """A context on the device, the kernels, a small buffer."""
+        began_ns = time.monotonic_ns()
         self._driver.init()
+        init_ns = time.monotonic_ns()
         self._device = self._driver.device(uuid)
         self._context = cuda.Context(self._driver, self._device)
+        context_ns = time.monotonic_ns()
         self._module = cuda.Module(self._context, cuda.kernels())
         self._words = cuda.Buffer(self._context, 4 * _WORDS)
-        return {"mps": self._driver.attribute("MPS_ENABLED", self._device.ordinal)}
+        steps = {"init_ms": init_ns - began_ns, "context_ms": context_ns - init_ns}
+        steps["kernels_ms"] = time.monotonic_ns() - context_ns
+        reply: Json = {name: round(ns / 1e6, 3) for name, ns in steps.items()}
+        return reply | {"mps": self._driver.attribute("MPS_ENABLED", self._device.ordinal)}
+
+    def free(self) -> Json:
+        """Device memory that nobody has."""
+        return {"bytes": _made(self._context).free_bytes()}
 
     def work(self) -> Json:
         """A kernel over the small buffer, and whether its result is right."""
@@ -66,6 +80,48 @@ class Actor:
         self._launch("fill", cuda.U64(words.address), cuda.U64(_WORDS), cuda.U32(value), threads=_WORDS)
         _made(self._context).synchronize()
         return {"correct": words.read() == array.array("I", [value] * _WORDS).tobytes()}
+
+    def latency(self, seconds: float) -> Json:
+        """How long a small kernel takes from its launch until it is known to be done, in microseconds."""
+        words = _made(self._words)
+        launch = self._prepare("fill", cuda.U64(words.address), cuda.U64(_WORDS), cuda.U32(1), threads=_WORDS)
+        took: list[float] = []
+        ends = time.monotonic() + seconds
+        while len(took) < 2 or time.monotonic() < ends:
+            began_ns = time.monotonic_ns()
+            launch()
+            _made(self._context).synchronize()
+            took.append((time.monotonic_ns() - began_ns) / 1e3)
+        points = statistics.quantiles(took, n=100, method="inclusive")
+        return {"looks": len(took), "p50_us": round(points[49], 1), "p99_us": round(points[98], 1)}
+
+    def busy(self, seconds: float) -> Json:
+        """Larger kernels, one after the other, for that long; how many."""
+        with cuda.Buffer(_made(self._context), _BUSY_BYTES) as memory:
+            words = _BUSY_BYTES // 4
+            launch = self._prepare("fill", cuda.U64(memory.address), cuda.U64(words), cuda.U32(1), threads=words)
+            ends, count = time.monotonic() + seconds, 0
+            while time.monotonic() < ends:
+                launch()
+                _made(self._context).synchronize()
+                count += 1
+        return {"kernels": count}
+
+    def copies(self, nbytes: int, count: int) -> Json:
+        """What page-locked host memory is copied at, in both directions, in GB/s: the median of single copies."""
+        context = _made(self._context)
+        with cuda.HostBuffer(context, nbytes) as host, cuda.Buffer(context, nbytes) as device:
+            host.view()[:] = bytes(nbytes)
+            found: Json = {}
+            for name, copy in (("to_device", device.write_async), ("to_host", device.read_async)):
+                took: list[float] = []
+                for _ in range(count):
+                    began_ns = time.monotonic_ns()
+                    copy(host)
+                    context.synchronize()
+                    took.append((time.monotonic_ns() - began_ns) / 1e9)
+                found[name] = round(nbytes / statistics.median(took) / 1e9, 2)
+        return found
 
     def fault(self, kind: str) -> Json:
         """Launches a kernel that faults and waits for it. `result` is what that wait returned."""
@@ -115,6 +171,44 @@ class Actor:
         self._shared = self._map(cuda.Memory.import_fd(self._driver, self.fd_in, nbytes), access)
         return {}
 
+    def tick(self) -> Json:
+        """A kernel that counts the first word of the shared memory up for ever, and that nobody waits for."""
+        self._launch("ticking", cuda.U64(_made(self._shared).address))
+        return {}
+
+    def word(self) -> Json:
+        """The first word of the shared memory."""
+        return {"value": int.from_bytes(_made(self._shared).read(4), sys.byteorder)}
+
+    def reserve(self, nbytes: int) -> Json:
+        """Exportable memory that is not mapped here; the descriptor goes with the reply."""
+        memory = cuda.Memory.create(self._driver, _made(self._device), nbytes)
+        self._held.append(memory)
+        self.fd_out = memory.export()
+        return {}
+
+    def take_timed(self, nbytes: int) -> Json:
+        """What each step of mapping the memory costs whose descriptor came with the request, in microseconds."""
+        stamps = [time.monotonic_ns()]
+        memory = cuda.Memory.import_fd(self._driver, self.fd_in, nbytes)
+        stamps.append(time.monotonic_ns())
+        span = cuda.Reservation(_made(self._context), nbytes)
+        stamps.append(time.monotonic_ns())
+        span.map(memory)
+        stamps.append(time.monotonic_ns())
+        span.set_access("readwrite")
+        stamps.append(time.monotonic_ns())
+        self._held += (memory, span)
+        names = ("import_us", "reserve_us", "map_us", "access_us")
+        return {name: (after - before) / 1e3 for name, before, after in zip(names, stamps, stamps[1:], strict=False)}
+
+    def drop(self) -> Json:
+        """Gives back what `reserve` and `take_timed` have."""
+        for held in reversed(self._held):
+            held.close()
+        self._held.clear()
+        return {}
+
     def fill(self, value: int) -> Json:
         """Writes the value into each word of the shared memory, by a kernel."""
         span = _made(self._shared)
@@ -159,6 +253,15 @@ def main() -> int:
     requests: dict[str, Callable[..., Json]] = {
         "describe": actor.describe,
         "open": actor.open,
+        "latency": actor.latency,
+        "busy": actor.busy,
+        "copies": actor.copies,
+        "free": actor.free,
+        "tick": actor.tick,
+        "word": actor.word,
+        "reserve": actor.reserve,
+        "take_timed": actor.take_timed,
+        "drop": actor.drop,
         "work": actor.work,
         "fault": actor.fault,
         "endless": actor.endless,
@@ -179,6 +282,8 @@ def main() -> int:
         except BadCudaCall as error:
             reply |= {"result": error.result, "call": error.call}
         socket.send_fds(sock, [json.dumps(reply).encode()], [actor.fd_out] if actor.fd_out >= 0 else [])
+        if actor.fd_out >= 0:
+            os.close(actor.fd_out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _DRIVER: Final = re.compile(r"\s(\d{3}\.\d+(?:\.\d+)?)\s")
 
 def real_target() -> Target:
     """The machine as it is: the loader's libcuda, /dev/kmsg, the device not chosen yet."""
-    return Target(environment=os.environ, uuid="", kernel_log=KMSG, software=False, first_xid_s=3.0, quiet_s=0.7)
+    return Target(environment=os.environ, uuid="", kernel_log=KMSG, software=False, first_xid_s=2.0, quiet_s=0.7)
 
 
 @contextmanager

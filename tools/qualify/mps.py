@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ CONTROL: Final = "nvidia-cuda-mps-control"
 SERVER: Final = "nvidia-cuda-mps-server"
 _COMMAND_S: Final = 15.0
 _POLL_S: Final = 0.05
+_QUIT_S: Final = 5.0
 _LOG_MAX_BYTES: Final = 200_000
 
 
@@ -28,45 +30,42 @@ def find_program(name: str, environment: Mapping[str, str]) -> str | None:
 
 
 class PrivateMps:
-    """One control daemon in the foreground as our child; the stage quits it after its actors. NotRun: no MPS here."""
+    """One control daemon of ours; the stage quits it after its actors. NotRun: no MPS here."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, name: str = "mps") -> None:
         found = find_program(CONTROL, stage.environment)
         if found is None:
             raise NotRun(f"no {CONTROL} in PATH")
         self.program = found
         self._stage = stage
-        self._pipes = stage.directory / "mps"
-        self._logs = stage.directory / "mps-log"
+        self._pipes = stage.directory / name
+        self._logs = stage.directory / f"{name}-log"
         for directory in (self._pipes, self._logs):
             directory.mkdir(mode=0o700)
         self.environment: Mapping[str, str] = dict(stage.environment) | {
             "CUDA_MPS_PIPE_DIRECTORY": os.fspath(self._pipes),
             "CUDA_MPS_LOG_DIRECTORY": os.fspath(self._logs),
         }
-        self._daemon = subprocess.Popen(
-            [self.program, "-f"],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+        # Not in the foreground: there it writes its log, and its servers' logs, to stdout.
+        started = subprocess.run(
+            [self.program, "-d"], env=self.environment, capture_output=True, text=True, timeout=_COMMAND_S, check=False
         )
         stage.keep(contextlib.closing(self))
+        if started.returncode:
+            raise Broken(f"{CONTROL} -d ended with status {started.returncode}: {started.stdout or started.stderr}")
         while not self._serves():
-            if self._daemon.poll() is not None:
-                raise Broken(f"{CONTROL} ended with status {self._daemon.returncode}: {self.logs()}")
-            self._wait_for_daemon(stage.bounded_s(_POLL_S))
+            time.sleep(stage.bounded_s(_POLL_S))
 
     def close(self) -> None:
         """Quits it; kills the daemon and its servers, known by our pipe directory, where that fails."""
         with contextlib.suppress(TimeoutError, Broken):
             self.control("quit -t 2", limit_s=5)
-        self._wait_for_daemon(5)
+        ends = time.monotonic() + _QUIT_S
+        while self._ours() and time.monotonic() < ends:
+            time.sleep(_POLL_S)
         for pid in self._ours():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._wait_for_daemon(5)
 
     def control(self, command: str, *, limit_s: float = _COMMAND_S) -> str:
         """What the front end prints to one command. TimeoutError: it did not come back."""
@@ -101,7 +100,7 @@ class PrivateMps:
     def server(self) -> int:
         """The pid of the one server. Broken: there is none."""
         while not (pids := self.control("get_server_list").split()):
-            self._wait_for_daemon(self._stage.bounded_s(_POLL_S))
+            time.sleep(self._stage.bounded_s(_POLL_S))
         return int(pids[0])
 
     def state(self, server: int) -> str:
@@ -120,10 +119,6 @@ class PrivateMps:
     def _serves(self) -> bool:
         reply = self.control("get_default_active_thread_percentage")
         return reply.replace(".", "", 1).isdecimal()
-
-    def _wait_for_daemon(self, limit_s: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._daemon.wait(limit_s)
 
     def _ours(self) -> list[int]:
         """Processes with our pipe directory in their environment: the daemon and its servers."""

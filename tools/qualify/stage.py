@@ -88,10 +88,14 @@ class Actor:
 
     def ask(self, do: str, *, limit_s: float = ASK_S, fd: int = -1, **arguments: object) -> Reply:
         """One request. TimeoutError: no answer in time. Broken: the process ended."""
+        self.begin(do, fd=fd, **arguments)
+        return self.receive(limit_s=limit_s)
+
+    def begin(self, do: str, *, fd: int = -1, **arguments: object) -> None:
+        """One request whose answer somebody will `receive`."""
         packet = json.dumps({"do": do} | arguments).encode()
         with contextlib.suppress(BrokenPipeError):
             socket.send_fds(self._socket, [packet], [fd] if fd >= 0 else [])
-        return self.receive(limit_s=limit_s)
 
     def receive(self, *, limit_s: float = ASK_S) -> Reply:
         """The next packet that it sends."""
@@ -207,12 +211,15 @@ class Stage:
         log.settle(first_s=first_s, quiet_s=quiet_s)
         return log.xids()
 
-    def xid_facts(self, launched_ns: int, actors: Iterable[Actor]) -> tuple[Json, Json, Json]:
-        """What the log told: for `outcome` (numbers, who is named), `measured` (delays), `raw` (lines)."""
+    def xid_facts(self, launched_ns: int, actors: Iterable[Actor], *, server: int = 0) -> tuple[Json, Json, Json]:
+        """What the log told: for `outcome` (numbers, who is named), `measured` (delays), `raw` (lines).
+
+        `server`: the pid of the MPS server, which it may name too.
+        """
         if self.log is None:
             return {"xids": None, "xid_names": None}, {}, {}
         xids = self._settled_xids(self.log)
-        roles = {actor.pid: actor.role for actor in actors}
+        roles = {actor.pid: actor.role for actor in actors} | {server: "server"}
         named = {roles.get(xid.pid, "somebody else") if xid.pid is not None else "nobody" for xid in xids}
         outcome: Json = {"xids": sorted({xid.xid for xid in xids}), "xid_names": sorted(named)}
         delays = [{"xid": xid.xid, "after_launch_ms": round((xid.seen_ns - launched_ns) / 1e6, 3)} for xid in xids]

@@ -62,7 +62,7 @@ def kernels() -> str:
     attend(U64 out, U64 q, U64 kv, U32 tokens, U32 stride, U32 dim, U32 head, F32 scale)   dim threads
     argmax(U64 out, U64 in, U32 n)                       one thread
     read_address(U64 address, U64 out), write_address(U64 address, U32 value),
-    misaligned(U64 address), trap(), endless(U64 flag)   one thread
+    misaligned(U64 address), trap(), endless(U64 flag), ticking(U64 word)   one thread
     """
     return resources.files("mpsafe.cuda").joinpath("kernels.ptx").read_text(encoding="utf-8")
 

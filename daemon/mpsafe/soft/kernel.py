@@ -11,7 +11,7 @@ Its MPS servers ask and hear more than wire.h says, which is for the libraries:
 
     recreate <group>    the server makes its contexts anew on the devices where the group died; error
                         807 while a client still has a channel there
-    dead <group> <i> <pid> <class> <devices> <pids>
+    dead <group> <class> <devices> <pids>
                         heard after `watch`: the reach of the fault, numbers between commas
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from mpsafe.soft import lifeline
-from mpsafe.soft.kernel_log import MMU_FAULTS, SM_FAULTS, KernelLog
+from mpsafe.soft.kernel_log import MMU_FAULTS, SM_FAULTS, TRAP, KernelLog
 from mpsafe.soft.machine import Machine
 from mpsafe.soft.module import Module
 from mpsafe.soft.owner import OwnerPort
@@ -172,7 +172,7 @@ class Kernel:
         return reply
 
     def _fault(self, peer: Peer, channel: int, fault_class: str, detail: str, va: str, access: str) -> str:
-        details = {"mmu": MMU_FAULTS, "sm": SM_FAULTS}.get(fault_class, {})
+        details = {"mmu": MMU_FAULTS, "sm": {**SM_FAULTS, TRAP: TRAP}}.get(fault_class, {})
         address = int(va.removeprefix("va="), 16)
         if detail not in details or access not in ACCESSES or not 0 <= address < 1 << 64:
             return REFUSED
@@ -216,15 +216,13 @@ class Kernel:
 
     def _fatal(self, fault: Fatal) -> None:
         device = self._machine.device(fault.device)
-        self._log.fault(fault, device.pci)
-        for xid in (31 if fault.fault_class == "mmu" else 13, 43):
+        for xid in self._log.fault(fault, device.pci):
             self._tell(f"xid {fault.device} {xid}")
         self._module.passed(fault, _uuid_bytes(device))
         self._owner.flush()
         reach = ",".join(str(index) for index in fault.devices)
         victims = ",".join(str(victim.pid) for victim in fault.victims)
-        guilty = f"{fault.group} {fault.device} {fault.process.pid} {fault.fault_class}"
-        self._tell(f"dead {guilty} {reach} {victims}", role="mps")
+        self._tell(f"dead {fault.group} {fault.fault_class} {reach} {victims}", role="mps")
         self._show_all()
 
     def _show_all(self) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from mpsafe.soft.parts import Fatal
 
-__all__ = ["MMU_FAULTS", "SM_FAULTS", "KernelLog"]
+__all__ = ["MMU_FAULTS", "SM_FAULTS", "TRAP", "KernelLog"]
 
 MMU_FAULTS: Final = {
     "pde": "FAULT_PDE",
@@ -20,8 +20,8 @@ MMU_FAULTS: Final = {
 SM_FAULTS: Final = {
     "illegal_instruction": "Illegal Instruction Encoding",
     "misaligned": "Misaligned Address",
-    "trap": "Illegal Instruction Parameter",
 }
+TRAP: Final = "trap"
 
 
 class KernelLog:
@@ -37,19 +37,36 @@ class KernelLog:
         os.write(self._fd, f"3,{self._seq},{time.monotonic_ns() // 1000},-;{escaped}\n".encode())
         self._seq += 1
 
-    def fault(self, fault: Fatal, pci: str) -> None:
-        """What a driver of branch 580 prints: Xid 31 or 13, then 43 for the channel."""
-        who = f"pid={fault.process.pid}, name={fault.process.comm}"
+    def fault(self, fault: Fatal, pci: str) -> list[int]:
+        """What 580.159.04 prints on an H100 (tools/qualify/results), and the numbers of its Xids.
+
+        A memory fault is Xid 31 with the pid of the newest channel; an SM exception is Xid 13, in lines without a pid,
+        and of a process outside MPS one with it; a trap is not described. Of an MPS server, Xid 43 says that
+        a channel of the server itself was stopped, and so it does of a trap elsewhere.
+        """
+        assert fault.newest is not None
+        named, owner = fault.newest.process, fault.newest.group.owner
         at = f"NVRM: Xid (PCI:{pci.removesuffix('.0')})"
-        channel = f"Ch {fault.channel + 7:08x}"
+        channel = f"channel 0x{fault.newest.number + 7:08x}"
+        who = f"pid={named.pid}, name={named.comm}"
         if fault.fault_class == "mmu":
             self.error(
-                f"{at}: 31, {who}, {channel}, intr 00000000. MMU Fault: ENGINE GRAPHICS GPC0 GPCCLIENT_T1_0 "
+                f"{at}: 31, {who}, {channel}, intr 00000000. MMU Fault: ENGINE GRAPHICS GPC1 GPCCLIENT_T1_8 "
                 f"faulted @ 0x{fault.va >> 32:x}_{fault.va & 0xFFFFFFFF:08x}. Fault is of type "
                 f"{MMU_FAULTS[fault.detail]} ACCESS_TYPE_VIRT_{fault.access.upper()}"
             )
+            return [31]
+        xids: list[int] = []
+        if fault.detail in SM_FAULTS:
+            self.error(f"{at}: 13, Graphics SM Warp Exception on (GPC 1, TPC 4, SM 0): {SM_FAULTS[fault.detail]}")
+            self.error(f"{at}: 13, Graphics Exception: ESR 0x519730=0x500000f 0x519734=0x0 0x519728=0x0 0x51972c=0x0")
+            xids.append(13)
+        if fault.newest.group.shared or not xids:
+            stopped = owner if fault.newest.group.shared else named
+            self.error(f"{at}: 43, pid={stopped.pid}, name={stopped.comm}, {channel}")
+            xids.append(43)
         else:
-            sm = "(GPC 0, TPC 0, SM 0)"
-            self.error(f"{at}: 13, {who}, Graphics SM Warp Exception on {sm}: {SM_FAULTS[fault.detail]}")
-            self.error(f"{at}: 13, {who}, Graphics Exception: ESR 0x504730=0x0 0x504734=0x20 0x504728=0x0 0x50472c=0x0")
-        self.error(f"{at}: 43, {who}, {channel}")
+            self.error(
+                f"{at}: 13, {who}, Graphics Exception: {channel}, Class 0000cbc0, Offset 00000000, Data 00000000"
+            )
+        return xids

@@ -160,9 +160,20 @@ class Machine:
         for victim in victims:
             victim.error = _FATAL.get(detail, ILLEGAL_ADDRESS)
         group.dead_on |= devices
-        reach = tuple(sorted(devices))
+        newest = [c for c in self._channels.values() if c.group is group and c.device == channel.device][-1]
         return Fatal(
-            process, number, channel.device, group.number, fault_class, detail, va, access, victims, reach, status
+            process,
+            number,
+            channel.device,
+            group.number,
+            fault_class,
+            detail,
+            va,
+            access,
+            victims,
+            devices=tuple(sorted(devices)),
+            status=status,
+            newest=newest,
         )
 
     def channel_of(self, process: Process) -> int | None:

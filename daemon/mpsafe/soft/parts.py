@@ -130,6 +130,7 @@ class Fatal:
     """A channel group died on `devices`. `victims` found the error just now, the guilty process included.
 
     Without victims nothing has died: the process had its error before. `status` says why it was not absorbed.
+    `newest` is the channel that the device's log names: of an MPS server's clients it is the one made last.
     """
 
     process: Process
@@ -143,6 +144,7 @@ class Fatal:
     victims: tuple[Process, ...]
     devices: tuple[int, ...] = ()
     status: int = 0
+    newest: Channel | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Server:
             self._say(f"Device pinned memory limit for device {device} set to {mib * MIB_BYTES:#x} bytes")
         self._say(f"Server Priority set to {self._settings.priority}")
         self._say("Server has started")
-        self._change("ACTIVE")
+        self._state = "ACTIVE"
         self._tell("ready")
         while self._running:
             self._loop.turn(None)
@@ -91,10 +91,6 @@ class Server:
     def _say_context(self, what: str, device: int) -> None:
         name = self._rm.describe(device)["name"]
         self._say(f"{what} server context on device {device} ({name})")
-
-    def _change(self, state: str) -> None:
-        self._state = state
-        self._say(f"Server status changed to {state}")
 
     def _accept(self, sock: socket.socket) -> None:
         client = Client(sock)
@@ -127,7 +123,7 @@ class Server:
         elif not packet:
             self._loop.forget(client.sock)
             del self._clients[client.sock]
-            self._say(f"Client {client.label} disconnected")
+            self._say(f"Client process {client.pid} disconnected")
             self._end_termination(client, INVALID_CONTEXT)
             self._recover()
             self._tell_if_idle()
@@ -150,25 +146,32 @@ class Server:
         match packet.decode().split(" "):
             case [""]:
                 self._running = False
-            case ["dead", group, device, pid, fault_class, devices, victims] if group == self._group:
-                blamed = f"Client {_label(int(pid))} caused a fatal fault on device {device}"
+            case ["dead", group, fault_class, devices, victims] if group == self._group:
                 reached = {int(victim) for victim in victims.split(",")}
-                self._fault(blamed if fault_class == "mmu" else "", devices.split(","), reached)
+                self._fault(fault_class, devices.split(","), reached)
             case ["gone", group, _] if group == self._group:
                 self._recover()
             case _:
                 pass
 
-    def _fault(self, blamed: str, devices: list[str], reached: set[int]) -> None:
-        self._change("FAULT")
-        if blamed:
-            self._say(blamed)
-        self._say("Server is handling a fatal GPU error.")
+    def _fault(self, fault_class: str, devices: list[str], reached: set[int]) -> None:
+        """The client that meets a memory fault first is any of them; here it is the oldest, whoever caused it."""
+        self._state = "FAULT"
         victims = [client for client in self._clients.values() if client.pid in reached]
+        if fault_class == "mmu" and victims:
+            self._say(f"Client {{PID: {victims[0].pid}, Context: 1}} encountered a fatal GPU error.")
+        self._say("Server is handling a fatal GPU error.")
         for client in victims:
             client.faulted = True
-            self._say(f"Status of client {client.label} is INACTIVE")
-        lists = (("devices will be reset", devices), ("clients have a sticky error set", [c.pid for c in victims]))
+            for device in devices:
+                self._say(f"Client {client.label} on device {device} to be torn down")
+        for client in victims:
+            self._say(f"All clients belonging to error trigging process {client.pid} will be torn down")
+            self._say(f"Client {client.label} on the error-trigging process {client.pid} to be torn down")
+        lists = (
+            ("devices will be reset", devices),
+            ("client process have a sticky error set", [c.pid for c in victims]),
+        )
         for what, names in lists:
             self._say(f"The following {what}:")
             for name in names:
@@ -187,7 +190,7 @@ class Server:
             for device in self._faulted_devices:
                 self._say_context(what, device)
         self._faulted_devices = []
-        self._change("ACTIVE")
+        self._state = "ACTIVE"
 
     def _obey(self, packet: bytes) -> None:
         match packet.decode().split(" "):
@@ -211,9 +214,11 @@ class Server:
         ]
 
     def _begin_termination(self, request: str, pid: int) -> None:
-        """A client answers when its own threads have stopped: one that is itself stopped does not."""
+        """A client answers when its own threads have stopped: one that is itself stopped, or has faulted, does not."""
         client = next((c for c in self._clients.values() if c.pid == pid), None)
-        if client is None or client.faulted or client.terminating or not post(client.sock, b"terminate"):
+        if client is not None and client.faulted and not client.terminating:
+            client.terminating = request
+        elif client is None or client.terminating or not post(client.sock, b"terminate"):
             self._reply(request, str(INVALID_CONTEXT))
         else:
             client.terminating = request

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MPS's control.log and server.log, a pair of sources for each control daemon.
 
-Lines are "[YYYY-MM-DD HH:MM:SS.mmm Control|Server|Other <pid>] text". Forms: driver 580 as
-published (dra-driver-nvidia-gpu #1153, bottlerocket-kernel-kit #415), 535 and 550 as measured.
+Lines are "[YYYY-MM-DD HH:MM:SS.mmm Control|Server|Other <pid>] text". Forms: 535.309.01, 550.163.01 and, with
+faults, 580.159.04, as measured; a change of a server's status as NVIDIA's documents have it.
 What is not recognised is not a signal. Rotation and truncation: see tail.py.
 
 The lines with which a server ends a client that holds too much memory (MPS v3 memory partitioning, CUDA 13.4)
@@ -19,7 +19,7 @@ from typing import ClassVar, Final, TypeAlias
 from typing_extensions import override
 
 from mpsafe.model import ServerState
-from mpsafed.signals import ClientConnected, Cursor, ServerBlamed, ServerChanged, Signal
+from mpsafed.signals import ClientConnected, Cursor, FaultMet, ServerChanged, Signal
 from mpsafed.sources import Emit, now_ns
 from mpsafed.sources.tail import end_of, follow
 
@@ -33,7 +33,10 @@ _READY: Final = re.compile(r"NEW SERVER (\d{1,10}): Ready")
 _EXITED: Final = re.compile(r"Server (\d{1,10}) exited with status (-?\d{1,5})")
 _STATUS: Final = re.compile(r"Server status changed to (INITIALIZING|ACTIVE|FAULT)")
 _CONNECTED: Final = re.compile(r"Client \{PID: (\d{1,10}), Context ID: \d{1,10}\} connected")
-_BLAMED: Final = re.compile(r"Client \{PID: (\d{1,10}), Context ID: \d{1,10}\} caused a fatal fault")
+_MET: Final = re.compile(r"Client \{PID: (\d{1,10}), Context(?: ID)?: \d{1,10}\} encountered a fatal GPU error\.")
+_FATAL: Final = "Server is handling a fatal GPU error."
+# After a fault: its clients have left, and it begins anew.
+_ANEW: Final = re.compile(r"Creating server context on device \d{1,4} \(.{1,128}\)")
 
 _STATES: Final[dict[str, ServerState]] = {"INITIALIZING": "initializing", "ACTIVE": "active", "FAULT": "fault"}
 TEXT_MAX: Final = 512
@@ -122,10 +125,16 @@ class ControlLog(_Log):
 
 
 class ServerLog(_Log):
-    """Emits clients that connect, servers that change state, and whom a server blames."""
+    """Emits clients that connect, servers that change state, and clients that meet a fatal error."""
 
     name = "mps-server-log"
     file = "server.log"
+
+    def __init__(
+        self, directory: Path, start: Cursor | None, *, control: str = "default", writer: Writer = _root
+    ) -> None:
+        super().__init__(directory, start, control=control, writer=writer)
+        self._in_fault: set[int] = set()
 
     @override
     def _parse(self, pid: int, text: str, time_ns: int) -> Signal | None:
@@ -140,8 +149,14 @@ class ServerLog(_Log):
             )
         if match := _STATUS.fullmatch(text):
             return self._changed(pid, _STATES[match[1]], text, time_ns)
-        if match := _BLAMED.match(text):
-            return ServerBlamed(
+        if text == _FATAL:
+            self._in_fault.add(pid)
+            return self._changed(pid, "fault", text, time_ns)
+        if pid in self._in_fault and _ANEW.fullmatch(text):
+            self._in_fault.discard(pid)
+            return self._changed(pid, "active", text, time_ns)
+        if match := _MET.fullmatch(text):
+            return FaultMet(
                 time_ns=time_ns,
                 cursor=self._cursor,
                 server=pid,

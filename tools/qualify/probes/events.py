@@ -38,7 +38,7 @@ def events(stage: Stage, answer: Answer, *, kind: str) -> None:
             seen.append(event)
     except TimeoutError:
         answer.measured["events"] = seen
-    answer.outcome["event_xids"] = [event["xid"] for event in seen]
+    answer.outcome["event_xids"] = [event["xid"] for event in seen if event["xid"] is not None]
     outcome, measured, raw = stage.xid_facts(launched_ns, [offender])
     answer.outcome |= outcome
     answer.measured |= measured

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same faults under MPS: who is hit, what the server says, how long until it serves again."""
 
+import re
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -15,6 +17,7 @@ __all__ = ["MPS_FAULTS"]
 
 _NEWCOMER_S: Final = 5.0
 _RECOVERY_S: Final = 30.0
+_MET: Final = re.compile("encountered a fatal GPU error")
 
 
 def newcomer(stage: Stage, mps: PrivateMps, *, limit_s: float) -> tuple[Actor, int | str]:
@@ -62,10 +65,12 @@ def fault(stage: Stage, answer: Answer, *, kind: str) -> None:
     late, answer.outcome["newcomer"] = newcomer(stage, mps, limit_s=_NEWCOMER_S)
     answer.measured["error_after_launch_ms"] = round((reply.data["returned_ns"] - launched_ns) / 1e6, 3)
     answer.measured["failed_call"] = reply.call
-    outcome, measured, raw = stage.xid_facts(launched_ns, [offender, bystander, outsider])
+    outcome, measured, raw = stage.xid_facts(launched_ns, [offender, bystander, outsider], server=server)
     answer.outcome |= outcome
     answer.measured |= measured
     answer.raw |= raw
+    answer.outcome["offender_again"] = offender.ask("work").result
+    answer.outcome["named_by_server"] = named(mps, {offender.pid: "offender", bystander.pid: "bystander"})
     for actor in (late, offender, bystander):
         actor.end()
     recovery(stage, mps, answer, since_ns=time.monotonic_ns())
@@ -86,12 +91,42 @@ def killed_while_busy(stage: Stage, answer: Answer) -> None:
     victim.kill()
     work = bystander.ask("work")
     answer.outcome |= {"bystander": work.result, "bystander_correct": work.correct, "server_state": mps.state(server)}
-    outcome, measured, raw = stage.xid_facts(launched_ns, [victim, bystander])
+    outcome, measured, raw = stage.xid_facts(launched_ns, [victim, bystander], server=server)
     answer.outcome |= outcome
     answer.measured |= measured
     answer.raw |= raw | {"logs": mps.logs()}
 
 
+def named(mps: PrivateMps, roles: Mapping[int, str]) -> list[str]:
+    """Whom the server's log names as the one that met a fatal error."""
+    lines = [line for name, lines in mps.logs().items() if name == "server.log" for line in lines]
+    return sorted({role for line in lines if _MET.search(line) for pid, role in roles.items() if str(pid) in line})
+
+
+def whose(stage: Stage, answer: Answer, *, kind: str, place: int) -> None:
+    """Three clients, one of which faults: whose pid is in the kernel's log, and whom does the server's log name?
+
+    What the server's log says depends on who saw it first, and is nobody's to reproduce.
+    """
+    mps = PrivateMps(stage)
+    clients = [stage.open(name, environment=mps.environment) for name in ("first", "second", "third")]
+    server = mps.server()
+    for client in clients:
+        client.ask("work")
+    reply = stage.provoke(clients[place], kind)
+    answer.outcome["results"] = [
+        reply.result if client is clients[place] else client.ask("work").result for client in clients
+    ]
+    outcome, measured, raw = stage.xid_facts(int(reply.data["launched_ns"]), clients, server=server)
+    answer.outcome |= outcome
+    answer.measured |= measured
+    answer.outcome["named_by_server"] = named(mps, {client.pid: client.role for client in clients})
+    answer.raw |= raw | {"logs": mps.logs(), "pids": {client.role: client.pid for client in clients}}
+
+
+# Of such a fault the client that caused it may be told that all is well, the next to ask its exact error, all others
+# only that something failed: who hears what is a race, and not the software GPU's.
+_EXACT: Final = ("misaligned",)
 _REPRODUCED: Final = (
     "offender",
     "bystander",
@@ -110,9 +145,19 @@ MPS_FAULTS: Final = (
             f"mps_fault_{kind}",
             f"What does {kind.replace('_', ' ')} do under MPS: to the clients, the server, the log?",
             partial(fault, kind=kind),
-            reproduced=_REPRODUCED,
+            reproduced=_REPRODUCED[1:] if kind in _EXACT else _REPRODUCED,
         )
         for kind in FAULTS
+    ),
+    *(
+        Probe(
+            f"mps_whose_{kind}_{place + 1}",
+            f"Of three clients, number {place + 1} does {kind.replace('_', ' ')}: whom do the logs name?",
+            partial(whose, kind=kind, place=place),
+            reproduced=("xids", "xid_names") if kind in _EXACT else ("results", "xids", "xid_names"),
+        )
+        for kind in ("wild_write", "misaligned", "trap")
+        for place in range(3)
     ),
     Probe(
         "mps_killed_while_busy",
