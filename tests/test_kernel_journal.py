@@ -5,6 +5,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Generator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -101,16 +102,23 @@ def say(text: str) -> None:
 
 
 async def hear(source: KernelJournal, enough: Callable[[], bool], *, do: Callable[[], None]) -> list[Signal]:
-    """Runs the source, does something once it listens, and goes on until there is enough."""
+    """Runs the source, does something once it listens, and goes on until there is enough.
+
+    A busy kernel may have lost a line before journald came to it: it is said again.
+    """
     found: list[Signal] = []
     told: list[str] = []
     task = asyncio.ensure_future(source.run(found.append, told.append))
     async with asyncio.timeout(PATIENCE_S):
         while not told and not task.done():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
         do()
-        while not enough() and not task.done():
-            await asyncio.sleep(0)
+        for turn in count(1):
+            if enough() or task.done():
+                break
+            if turn % 500 == 0:
+                say(XID)
+            await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait([task])
     if not task.cancelled():
