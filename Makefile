@@ -16,7 +16,7 @@ help:
 	@echo 'make demo [GPU=1]          three tenants and one fault, with stock MPS and with mpsafe'
 	@echo 'make test                  style, types, unit and software-GPU tests'
 	@echo 'make test-all              the same, then soaks, all driver branches, a debug kernel, and a clean Debian 12 root'
-	@echo 'make bench [ONLY=name]     measure; rows go to build/bench/NAME.json'
+	@echo 'make bench [ONLY=name] [GPU=1]  measure; rows go to build/bench/NAME.json'
 	@echo 'make qualify [PYTHON=...]  the checks that need a real GPU'
 	@echo 'make install, uninstall    on a systemd host; PREFIX and DESTDIR are honoured'
 	@echo 'make .venv/ready           only the development install, .venv/bin/mpsafe'
@@ -51,7 +51,7 @@ test-all: test
 	timeout 30m tools/fresh-root test
 
 bench: .venv/ready
-	$(venv)/python -m tools.bench $(ONLY)
+	$(venv)/python -m tools.bench $(if $(GPU),--gpu) $(ONLY)
 
 ifeq ($(PYTHON),)
 qualify: .venv/ready

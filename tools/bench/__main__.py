@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.bench [NAME ...]: runs all benchmarks, or those named."""
+"""python -m tools.bench [--gpu] [NAME ...]: runs all benchmarks, or those named; with --gpu on a real device."""
 
 import importlib
 import sys
 from typing import Final
 
 BENCHES: Final = ("daemon", "kernel", "takeover")
+ON_A_GPU: Final = ("takeover",)
 
 
 def main() -> int:
     """Runs them one after the other; status 2 for a name that is none."""
-    wanted = sys.argv[1:] or list(BENCHES)
-    unknown = [name for name in wanted if name not in BENCHES]
+    gpu = "--gpu" in sys.argv[1:]
+    there = ON_A_GPU if gpu else BENCHES
+    wanted = [word for word in sys.argv[1:] if word != "--gpu"] or list(there)
+    unknown = [name for name in wanted if name not in there]
     if unknown:
-        print(f"no benchmark is named {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        where = " for a real device" if gpu else ""
+        print(f"no benchmark{where} is named {', '.join(unknown)}; there are: {', '.join(there)}", file=sys.stderr)
         return 2
     for name in wanted:
-        importlib.import_module(f"tools.bench.{name}").main()
+        module = importlib.import_module(f"tools.bench.{name}")
+        if gpu:
+            module.main(gpu=True)
+        else:
+            module.main()
     return 0
 
 

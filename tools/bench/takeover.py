@@ -2,7 +2,8 @@
 """A takeover: what the asker of a small decoder waits for when the MPS server is lost, with a standby and without.
 
 Three requests are open; a neighbour's SM exception ends the server; the clock runs from the write of that fault to the
-next right token at the asker. All with the real daemon over the software GPU: nothing here is a GPU's figure.
+next right token at the asker. All with the real daemon; over the software GPU nothing here is a GPU's figure, and with
+GPU=1 it is a real device under the real MPS, whose control daemon is of the benchmark's own.
 
     standby_ms        a warm standby, promoted by mpsafed
     remap_ms          no standby: a process that is started already and has all imports done, which learns of the end of
@@ -14,6 +15,7 @@ next right token at the asker. All with the real daemon over the software GPU: n
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -22,18 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from rich.progress import Progress
 
 from mpsafe.client import Client
 from mpsafe.demo.asker import Asked, ask
+from mpsafe.demo.hosts import GpuHost, Host, SoftwareGpu
 from mpsafe.errors import DaemonUnreachable
 from mpsafe.model import Takeover
-from mpsafe.soft.host import SoftwareHost
 from tools.bench.rows import Row, percentile, report
 
 __all__ = ["main"]
@@ -42,6 +44,9 @@ LIMIT_SECONDS: Final = 900
 GIB: Final = 1 << 30
 # Bytes of weights, and how many rounds of each.
 SIZES: Final = ((GIB // 10, 15), (GIB, 7), (4 * GIB, 3))
+GPU_SIZES: Final = ((GIB, 7), (8 * GIB, 5), (30 * GIB, 3), (60 * GIB, 3))
+# A copy of the weights besides those in the vault has to fit onto the device.
+COPIED_MAX: Final = 30 * GIB
 PROMPTS: Final = {"one": b"the quick brown", "two": b"fox", "three": b"jumps over"}
 # So many that the fault comes in the middle, also where it is slow.
 TOKENS: Final = 400
@@ -57,20 +62,21 @@ PRELOADED: Final = "import sys; import {module} as m; print('preloaded', flush=T
 class Rig:
     """A running daemon on a software host."""
 
-    host: SoftwareHost
+    host: Host
     socket: str
     path: Path
 
 
 @contextlib.contextmanager
-def daemon() -> Generator[Rig]:
-    """The real daemon, with the tenants chat and batch."""
-    with tempfile.TemporaryDirectory(prefix="mpsafe-bench-") as name, SoftwareHost(Path(name) / "gpu") as host:
+def daemon(make: Callable[[Path], Host]) -> Generator[Rig]:
+    """The real daemon on such a host, with the tenants chat and batch."""
+    with tempfile.TemporaryDirectory(prefix="mpsafe-bench-") as name, make(Path(name) / "gpu") as host:
         host.start_mps()
+        kind, driver = host.driver_table
         socket, config = f"{name}/mpsafed.sock", Path(name) / "mpsafe.toml"
         config.write_text(
             f'[daemon]\nsocket = "{socket}"\nstate_directory = "{name}/state"\n'
-            f'[sources]\nkernel_log = "{host.kernel_log}"\n[driver]\nkind = "software"\npath = "{host.driver}"\n'
+            f'[sources]\nkernel_log = "{host.kernel_log}"\n[driver]\nkind = "{kind}"\npath = "{driver}"\n'
             f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\npipe_directory = "{host.pipe_directory}"\n'
             f'log_directory = "{host.log_directory}"\n[vault]\nkeeper = "{name}/keeper"\n'
             '[[tenant]]\nname = "chat"\n[[tenant]]\nname = "batch"\n'
@@ -102,7 +108,7 @@ class Process:
 
     def __init__(self, rig: Rig, *command: str, outside: bool = False) -> None:
         environment = {**rig.host.environment, **(OUTSIDE if outside else {})}
-        environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], os.getcwd()])
+        environment["PYTHONPATH"] = os.pathsep.join([environment.get("PYTHONPATH", ""), os.getcwd()])
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             [sys.executable, *command], env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
@@ -271,17 +277,20 @@ def throughput(rig: Rig) -> tuple[float, float]:
     return found["published"], found["unpublished"]
 
 
-def main() -> None:
+def main(*, gpu: bool = False) -> None:
     """Measures everything and writes the report. Ends by SIGALRM where something hangs."""
     signal.alarm(LIMIT_SECONDS)
+    sizes = GPU_SIZES if gpu else SIZES
     rows: list[Row] = []
     promotions: list[float] = []
     served: list[float] = []
-    with Progress(transient=True) as progress, daemon() as rig:
-        task = progress.add_task("takeover", total=3 * sum(rounds for _, rounds in SIZES) + 3)
+    with Progress(transient=True) as progress, daemon(GpuHost if gpu else SoftwareGpu) as rig:
+        task = progress.add_task("takeover", total=3 * sum(rounds for _, rounds in sizes) + 3)
         expected = undisturbed(rig)
-        for weight_bytes, rounds in SIZES:
-            took: dict[str, list[float]] = {"standby": [], "remap": [], "host": []}
+        for weight_bytes, rounds in sizes:
+            took: dict[str, list[float]] = {"standby": [], "remap": []}
+            if weight_bytes <= COPIED_MAX:
+                took["host"] = []
             ends: list[float] = []
             for _ in range(rounds):
                 for how, found in took.items():
@@ -307,10 +316,20 @@ def main() -> None:
         Row("throughput, commit each step", published, "tokens/s", "no vault", unpublished, more_is_better=True),
     ]
     signal.alarm(0)
-    report("takeover", "software GPU (no silicon)", rows)
+    report("takeover", _device() if gpu else "software GPU (no silicon)", rows)
+
+
+def _device() -> str:
+    """The first device and its driver, as NVML names them."""
+    pynvml: Any = importlib.import_module("pynvml")
+    pynvml.nvmlInit()
+    name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    return f"{name}, driver {pynvml.nvmlSystemGetDriverVersion()}"
 
 
 def _rows(size: str, took: dict[str, list[float]], since_end: float) -> list[Row]:
-    ours, remap, host = (statistics.median(took[how]) for how in ("standby", "remap", "host"))
-    baselines = {"remap_ms": remap, "remap, from the old one's end": since_end, "host_memory_ms": host}
+    ours, remap, *host = (statistics.median(found) for found in took.values())
+    baselines = {"remap_ms": remap, "remap, from the old one's end": since_end}
+    if host:
+        baselines["host_memory_ms"] = host[0]
     return [Row(f"standby_ms, {size} of weights", ours, "ms", name, ms) for name, ms in baselines.items()]

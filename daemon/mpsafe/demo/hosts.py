@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the demo runs: the software GPU, or a host with a real one."""
 
+import contextlib
 import ctypes.util
 import os
-import select
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,12 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+import psutil
+
 from mpsafe.errors import DemoCannotRun
 from mpsafe.soft.host import SoftwareHost
 
 __all__ = ["GpuHost", "Host", "SoftwareGpu"]
 
 CONTROL: Final = "nvidia-cuda-mps-control"
+PIPES: Final = "CUDA_MPS_PIPE_DIRECTORY"
 QUIT_SECONDS: Final = 10.0
 
 
@@ -78,9 +81,9 @@ class GpuHost:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_MPS")}
         self.environment: Mapping[str, str] = inherited | {
             "CUDA_MPS_LOG_DIRECTORY": os.fspath(self.log_directory),
-            "CUDA_MPS_PIPE_DIRECTORY": os.fspath(self.pipe_directory),
+            PIPES: os.fspath(self.pipe_directory),
         }
-        self._control: int | None = None
+        self._started = False
 
     def __enter__(self) -> Self:
         return self
@@ -88,13 +91,16 @@ class GpuHost:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._control is not None:
-            fd = os.pidfd_open(self._control)
-            try:
-                subprocess.run([self.control_program], input=b"quit\n", env=self.environment, check=False)
-                select.select([fd], [], [], QUIT_SECONDS)
-            finally:
-                os.close(fd)
+        """Not a bare `quit`: after a fault with clients that came again it did not come back (580.159.04)."""
+        if not self._started:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command = [self.control_program]
+            subprocess.run(command, input=b"quit -t 2\n", env=self.environment, timeout=QUIT_SECONDS, check=False)
+        _, left = psutil.wait_procs(self._programs(), timeout=QUIT_SECONDS)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def start_mps(self) -> int:
         """Starts the control daemon in directories of its own."""
@@ -104,5 +110,15 @@ class GpuHost:
         pid_file = self.pipe_directory / f"{CONTROL}.pid"
         if done.returncode or not pid_file.exists():
             raise DemoCannotRun(f"{CONTROL} -d: {done.stdout.strip() or done.stderr.strip() or 'no pid file'}")
-        self._control = int(pid_file.read_text())
-        return self._control
+        self._started = True
+        return int(pid_file.read_text())
+
+    def _programs(self) -> list[psutil.Process]:
+        """The control daemon and its servers, known by the pipe directory that they were started with."""
+        ours = os.fspath(self.pipe_directory)
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("nvidia-cuda-mps") and process.environ().get(PIPES) == ours:
+                    found.append(process)
+        return found
