@@ -63,6 +63,10 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "ptxas": (lambda: _has("ptxas"), "no ptxas: it comes with the CUDA toolkit"),
     "root": (lambda: os.geteuid() == 0, "not root"),
     "soft": (_software_gpu, "the software GPU is not built: make .venv/ready"),
+    "torch": (
+        lambda: all(find_spec(name) for name in ("torch", "transformers", "safetensors")),
+        "no torch, transformers and safetensors in this environment: tools/install/setup torch",
+    ),
     "systemd": (Path("/usr/lib/systemd/systemd").exists, "no /usr/lib/systemd/systemd"),
 }
 

@@ -14,12 +14,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from mpsafe import cuda
 from mpsafe.client import Client
 from mpsafe.model import Identity
-from mpsafe.soft.host import SoftwareHost
 from mpsafe.vault import Vault
 from mpsafed.processes import identify
 
@@ -32,11 +31,18 @@ client.progress(word.event, received_ns=time.time_ns())
 OUTSIDE: Final = {"CUDA_MPS_PIPE_DIRECTORY": "/nonexistent"}
 
 
+class HasEnvironment(Protocol):
+    """A host, as far as a process sees it."""
+
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+
+
 class VaultProcess:
-    """Such a process on a software host, a client of its MPS server unless `environment` says otherwise."""
+    """Such a process on a host, a client of its MPS server unless `environment` says otherwise."""
 
     def __init__(
-        self, host: SoftwareHost, tenant: str, socket: str, *, environment: Mapping[str, str] | None = None
+        self, host: HasEnvironment, tenant: str, socket: str, *, environment: Mapping[str, str] | None = None
     ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, Path(__file__), tenant, socket],

@@ -61,6 +61,13 @@ class Memory(Handle):
         driver.call("cuMemImportFromShareableHandle", out, ffi.cast("void *", fd), _POSIX_FD)
         return cls(driver, int(out[0]), nbytes)
 
+    @classmethod
+    def at(cls, driver: Driver, address: int, nbytes: int) -> "Memory":
+        """The memory that is mapped at an address of this process, once more by handle."""
+        out = ffi.new("CUmemGenericAllocationHandle *")
+        driver.call("cuMemRetainAllocationHandle", out, ffi.cast("void *", address))
+        return cls(driver, int(out[0]), nbytes)
+
     def export(self) -> int:
         """A new file descriptor of it, close-on-exec, which the caller owns."""
         out = ffi.new("int *")
@@ -119,6 +126,10 @@ class Reservation(Span, Owned):
         at = self._at(offset, memory.nbytes)
         self.context.driver.call("cuMemMap", at, memory.nbytes, 0, memory.handle, 0)
         self._mapped[offset] = memory.nbytes
+
+    def allocations(self) -> dict[int, int]:
+        """The size of what is mapped at each offset."""
+        return dict(self._mapped)
 
     def unmap(self, offset: int = 0) -> None:
         """Undo the `map` at `offset`; KeyError if there was none."""

@@ -11,11 +11,13 @@ from mpsafe.errors.base import Refused
 __all__ = [
     "BadHandle",
     "BadRequest",
+    "BadTensorFile",
     "ContentsChanged",
     "ControlFailed",
     "DrillRefused",
     "EpochHeld",
     "InternalError",
+    "ModelDiffers",
     "NoStandby",
     "NotGranted",
     "NotOurs",
@@ -132,6 +134,36 @@ class ContentsChanged(Refused):
     @override
     def __str__(self) -> str:
         return f"region {self.region}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(eq=False)
+class ModelDiffers(Refused):
+    """A module is not of the class, or of the size, that a region's tensors were made of."""
+
+    code: ClassVar[str] = "model-differs"
+    hint: ClassVar[str] = "attach a model of the same configuration, or release the region and make it anew"
+    region: str
+    tensor: str
+    expected: str
+    got: str
+
+    @override
+    def __str__(self) -> str:
+        return f"region {self.region}, tensor {self.tensor}: the model has {self.expected}, the region {self.got}"
+
+
+@dataclass(eq=False)
+class BadTensorFile(Refused):
+    """A file of tensors that cannot be read, or not together with the others."""
+
+    code: ClassVar[str] = "bad-tensor-file"
+    hint: ClassVar[str] = "name the safetensors files of one model, each once"
+    file: str
+    problem: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -39,7 +39,7 @@ def _run(stage: Stage, answer: Answer, suite: str, *program: str | Path) -> None
             env={**stage.environment, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
-            timeout=stage.bounded_s(80),
+            timeout=stage.bounded_s(140),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -62,5 +62,11 @@ CONTRACTS: Final = (
     _probe("contract_cuda_kernels", "libcuda, with mpsafe's own kernels,", suite="check_cuda_kernels", needs="cffi"),
     _probe("contract_cuda_sharing", "libcuda, between processes,", suite="check_cuda_sharing", needs="cffi"),
     _probe("contract_cuda_faults", "libcuda, when kernels fault,", suite="check_cuda_faults", needs="cffi"),
+    Probe(
+        "contract_tensors",
+        "Do processes use the weights and caches of Transformers models in the vault, equal to the bit?",
+        partial(contract, suite="check_tensors", needs="transformers"),
+        limit_s=150.0,
+    ),
     Probe("contract_driver", "Does /dev/mpsafe keep the contract that the software driver keeps?", contract_driver),
 )

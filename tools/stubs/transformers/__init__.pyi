@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+# What mpsafe and its tests use of transformers 5.
+
+from typing import Any
+
+LlamaConfig: Any
+LlamaForCausalLM: Any
+Qwen2Config: Any
+Qwen2ForCausalLM: Any
+Qwen3MoeConfig: Any
+Qwen3MoeForCausalLM: Any
