@@ -6,6 +6,7 @@ DESTDIR ?=
 PYTHON ?=
 GPU ?=
 ONLY ?=
+TORCH ?=
 
 venv := .venv/bin
 sources := pyproject.toml setup.py tools/install/setup $(shell find ffi -type f -not -path '*/__pycache__/*')
@@ -21,6 +22,7 @@ help:
 	@echo 'make install, uninstall    on a systemd host; PREFIX and DESTDIR are honoured'
 	@echo 'make .venv/ready           only the development install, .venv/bin/mpsafe'
 	@echo 'make .venv/dev             the same with the tools of the tests'
+	@echo 'make .venv/torch [TORCH=...]  the same with torch and transformers, for the tests of mpsafe.tensors'
 
 .venv/ready: $(sources)
 	@PYTHON='$(PYTHON)' tools/install/setup run
@@ -29,6 +31,10 @@ help:
 .venv/dev: $(sources)
 	@PYTHON='$(PYTHON)' tools/install/setup dev
 	@touch .venv/ready $@
+
+.venv/torch: $(sources)
+	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' tools/install/setup torch
+	@touch .venv/ready .venv/dev $@
 
 demo: .venv/ready
 	$(venv)/mpsafe demo $(if $(GPU),--gpu)

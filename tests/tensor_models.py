@@ -50,8 +50,8 @@ def logits(model: nn.Module) -> bytes:
     """What a model says of the prompt, to the bit."""
     device = next(model.parameters()).device
     with torch.no_grad():
-        said: bytes = model(torch.tensor([PROMPT], device=device)).logits.cpu().numpy().tobytes()
-    return said
+        said = model(torch.tensor([PROMPT], device=device)).logits.cpu()
+    return bytes(said.view(torch.uint8).flatten().tolist())
 
 
 def greedy(model: nn.Module, tokens: list[int], count: int, past: Any) -> list[int]:

@@ -119,6 +119,27 @@ USES = [
 ]
 
 
+NO_TENSORS = """
+from mpsafe.errors import BadTensorFile
+from mpsafe.tensors import files
+
+try:
+    files.load(None, "weights", ["/dev/null"])
+except BadTensorFile:
+    pass
+"""
+
+# Of the extra `torch`.
+TORCH_USES = [
+    Use("safetensors", ("safetensors",), NO_TENSORS),
+    Use(
+        "torch",
+        ("torch",),
+        "from mpsafe.tensors.layout import Layout; assert Layout.of([('a', 1, 'float32', (2,))]).nbytes == 8",
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Mapping[str, str], None, None]:
     with SoftwareHost(tmp_path_factory.mktemp("host") / "gpu") as host:
@@ -131,7 +152,9 @@ def attempt(program: str, environment: Mapping[str, str], folder: Path) -> "subp
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("use", USES, ids=lambda use: use.package)
+@pytest.mark.parametrize(
+    "use", [*USES, *(pytest.param(use, marks=requires("torch")) for use in TORCH_USES)], ids=lambda use: use.package
+)
 def test_package_is_used(use: Use, environment: Mapping[str, str], tmp_path: Path) -> None:
     run = attempt(use.program, environment, tmp_path / "installed")
     assert run.returncode == 0, run.stderr
@@ -142,4 +165,5 @@ def test_package_is_used(use: Use, environment: Mapping[str, str], tmp_path: Pat
 
 def test_no_dependency_is_without_a_use() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    assert [re.split(r"[<>=]", each)[0] for each in project["dependencies"]] == [use.package for use in USES]
+    for wanted, uses in ((project["dependencies"], USES), (project["optional-dependencies"]["torch"], TORCH_USES)):
+        assert [re.split(r"[<>=]", each)[0] for each in wanted] == [use.package for use in uses]
