@@ -130,7 +130,8 @@ def throughput(stage: Stage, answer: Answer) -> None:
             client.drain()
     if done.returncode:
         raise Broken(f"the decoder ended with {done.returncode}: {(done.stderr.splitlines() or [''])[-1]}")
-    answer.measured |= {f"{name}_tokens_per_s": round(value, 1) for name, value in json.loads(done.stdout).items()}
+    units = {"published": "published_tokens_per_s", "unpublished": "unpublished_tokens_per_s"}
+    answer.measured |= {units.get(name, name): round(value, 1) for name, value in json.loads(done.stdout).items()}
 
 
 @contextlib.contextmanager
