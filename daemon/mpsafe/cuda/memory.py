@@ -39,10 +39,15 @@ class Span:
         self.nbytes = nbytes
 
     def write(self, data: Bytes, *, offset: int = 0) -> None:
-        """Copy bytes in, and wait for it."""
+        """Copy bytes in, and wait until they are there, also for other processes.
+
+        The copy alone may end before: from pageable memory it does when the bytes are on their way (CUDA driver API,
+        "API synchronization behavior"; an H100 has shown it to a reader in another process).
+        """
         source = ffi.from_buffer("char[]", data)
         nbytes = len(memoryview(data).cast("B"))
         self.context.driver.call("cuMemcpyHtoD_v2", self._at(offset, nbytes), source, nbytes)
+        self.context.driver.call("cuStreamSynchronize", ffi.NULL)
 
     def read(self, nbytes: int | None = None, *, offset: int = 0) -> bytes:
         """Copy bytes out, all from `offset` on unless told how many, and wait for it."""
