@@ -63,6 +63,26 @@ def test_no_control_daemon(tmp_path: Path) -> None:
         run(front_end.ask("ps"))
 
 
+HANGS_UP = """
+read -r line
+echo "$line" >>asked
+[ $(wc -l <asked) -ge 3 ] || exit 1
+echo ACTIVE
+"""
+
+
+def test_a_daemon_that_hangs_up_is_asked_again_what_only_asks(tmp_path: Path) -> None:
+    """As that of 580.159.04 does while a server comes up. What does something is done once, or nobody knows."""
+    asked = tmp_path / "asked"
+    front_end = program(tmp_path, HANGS_UP.replace("asked", os.fspath(asked)))
+    assert run(front_end.ask("get_server_status 7")) == "ACTIVE\n"
+    assert asked.read_text().splitlines() == ["get_server_status 7"] * 3
+    asked.unlink()
+    with pytest.raises(ControlFailed):
+        run(front_end.ask("shutdown_server 7 -f"))
+    assert asked.read_text().splitlines() == ["shutdown_server 7 -f"]
+
+
 def test_a_command_that_is_refused(tmp_path: Path) -> None:
     """v3 says by its status that it failed, and why on its standard output."""
     front_end = program(tmp_path, "echo Insufficient privileges; exit 1")

@@ -20,6 +20,8 @@ __all__ = ["OUTPUT_MAX", "FrontEnd", "Reply"]
 
 OUTPUT_MAX: Final = 1 << 20
 NO_DAEMON: Final = 1
+# How long to wait before each other try.
+HUNG_UP_S: Final = (0.02, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,14 @@ class FrontEnd:
     async def ask(self, command: str, *, deadline_s: float | None = None) -> str:
         """The answer to one line of the v2 language. Raises ControlFailed if none comes.
 
-        The program exits 0 whatever became of the command, 1 where no daemon answers (535, 550).
+        The program exits 0 whatever became of the command, 1 where no daemon answers (535, 550), and 1 also where the
+        daemon has hung up unheard, as it does while a server of its comes up (580). What only asks is asked again.
         """
-        reply = await self.run(typed=command, named=command, deadline_s=deadline_s)
+        for pause_s in (*(HUNG_UP_S if command.startswith("get_") else ()), None):
+            reply = await self.run(typed=command, named=command, deadline_s=deadline_s)
+            if reply.status != NO_DAEMON or pause_s is None:
+                break
+            await asyncio.sleep(pause_s)
         if reply.status == NO_DAEMON:
             raise ControlFailed(command, "no MPS control daemon answers in the pipe directory")
         if reply.status:
