@@ -97,9 +97,10 @@ def test_a_line_that_a_stranger_wrote_into_a_log_of_mps_costs_nobody(
             with as_user(SOMEBODY), log.open("a") as file:
                 for victim in (bystander.pid, innocent.pid):
                     file.write(MPS_LINE.format(server=pid, text=f"Client {{PID: {victim}, Context ID: 0}} connected"))
-                    blamed = f"Client {{PID: {victim}, Context ID: 0}} caused a fatal fault on device 0"
-                    file.write(MPS_LINE.format(server=pid, text=blamed))
-                file.write(MPS_LINE.format(server=pid, text="Server status changed to FAULT"))
+                    met = f"Client {{PID: {victim}, Context: 1}} encountered a fatal GPU error."
+                    file.write(MPS_LINE.format(server=pid, text=met))
+                for text in ("Server is handling a fatal GPU error.", "Server status changed to FAULT"):
+                    file.write(MPS_LINE.format(server=pid, text=text))
             seen = 0
             while any(event.phase == "open" for event in mpsafed.client.events()) or seen < 20:
                 seen += 1

@@ -33,7 +33,8 @@ APART_SECONDS: Final = 0.3
 BYSTANDER: Final = ("sleep", "infinity")
 FORGED_XID: Final = "14,{seq},{usec},-;NVRM: Xid (PCI:0000:01:00): {xid}, pid={pid}, name=python, Ch 00000008\n"
 FORGED_BLAME: Final = (
-    "[{stamp} Server {server:>5}] Client {{PID: {pid}, Context ID: 0}} caused a fatal fault on device 0\n"
+    "[{stamp} Server {server:>5}] Client {{PID: {pid}, Context: 1}} encountered a fatal GPU error.\n",
+    "[{stamp} Server {server:>5}] Server is handling a fatal GPU error.\n",
 )
 
 
@@ -174,7 +175,9 @@ class _Soak:
         if innocent and dice.random() < 0.3:
             servers = self._daemon.host.control("get_server_list").split()
             stamp = datetime.now().isoformat(" ", "milliseconds")
-            line = FORGED_BLAME.format(stamp=stamp, server=int(dice.choice(servers or ["1"])), pid=_any(dice, innocent))
+            line = dice.choice(FORGED_BLAME).format(
+                stamp=stamp, server=int(dice.choice(servers or ["1"])), pid=_any(dice, innocent)
+            )
             with (self._daemon.host.log_directory / "server.log").open("a") as log:
                 log.write(line)
             self._report.count("forged server log lines")
