@@ -37,6 +37,7 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lib/systemd/catalog/mpsafe.catalog",
         "lib/systemd/system/mpsafe-mps@.service",
         "lib/systemd/system/mpsafe-mps@0.service.d/everybody.conf",
+        "lib/systemd/system/mpsafe-standby-b@.service",
         "lib/systemd/system/mpsafe-standby@.service",
         "lib/systemd/system/mpsafed.service",
         "lib/systemd/system/mpsafed.socket",
@@ -62,7 +63,7 @@ def test_settings_are_in_their_place(destination: Path, name: str) -> None:
 
 def test_nothing_of_a_unit_is_left_to_be_filled_in(destination: Path) -> None:
     units = [*(destination / PREFIX.relative_to("/") / "lib" / "systemd" / "system").glob("*.*")]
-    assert len(units) == 5
+    assert len(units) == 6
     assert [path.name for path in units if path.is_file() and re.search("@[a-z]+@", path.read_text())] == []
 
 

@@ -139,6 +139,7 @@ class TenantConfig:
     """[[tenant]]. `uid`: who may attach for it; anybody where it is left out. `cgroup`: its own, to be frozen.
 
     `vault_bytes` and `vault_handles`: what it may hold in the vault. `readers`: who may read its immutable regions.
+    `standby`: whether systemd is to keep one. `after_takeover`: whether its process stays outside MPS.
     """
 
     name: Name
@@ -148,6 +149,8 @@ class TenantConfig:
     vault_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     vault_handles: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 256
     readers: list[Name] = field(default_factory=lambda: list[str]())
+    standby: Literal["own", "systemd"] = "own"
+    after_takeover: Literal["stay", "return"] = "stay"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from mpsafe.protocol.mps import MpsInterface
 from mpsafe.protocol.standby import StandbyInterface
 from mpsafe.protocol.vault import VaultInterface
 from mpsafed import journal, metrics
+from mpsafed.aftermath import Aftermath, TenantAfter
 from mpsafed.api.events import EventsService
 from mpsafed.api.host import HostService
 from mpsafed.api.mps import MpsService
@@ -157,10 +158,19 @@ async def serve(config: Config) -> int:
         await engine.resume()
         for process in vault.processes():
             engine.ends.watch(process)
+        aftermath = Aftermath(
+            {one.name: TenantAfter(one.standby == "systemd", one.after_takeover == "return") for one in config.tenant},
+            holder_of=vault.epochs.holder_of,
+            in_mps=lambda process: process in engine.inventory.clients,
+            standbys=engine.takeovers.standbys.overview,
+            figures_of=tenants.reports.of_one,
+            events=state.recent,
+        )
+        stack.push_async_callback(aftermath.close)
         tasks = [asyncio.create_task(keep_running(source, engine.emit, engine.source_changed)) for source in sources]
         tasks.append(asyncio.create_task(engine.inventory.follow()))
         tasks.append(asyncio.create_task(supervisor.run()))
-        tasks.append(asyncio.create_task(_tick(engine, state, supervisor, sources)))
+        tasks.append(asyncio.create_task(_tick(engine, state, supervisor, sources, aftermath)))
         tasks.append(asyncio.create_task(_find_devices(engine, devices, changed)))
         stack.push_async_callback(_cancel, tasks)
         service.add(HostInterface(HostService(engine, devices, config.driver.kind)))
@@ -288,7 +298,9 @@ async def _find_devices(engine: Engine, devices: Devices, changed: asyncio.Event
             engine.devices[f"{domain[-4:]}:{rest.partition('.')[0]}"] = device.uuid
 
 
-async def _tick(engine: Engine, state: State, supervisor: Supervisor, sources: list[Source]) -> None:
+async def _tick(
+    engine: Engine, state: State, supervisor: Supervisor, sources: list[Source], aftermath: Aftermath
+) -> None:
     loop = asyncio.get_running_loop()
     driver = next((source for source in sources if isinstance(source, DriverRecords)), None)
     synced = state.next_seq
@@ -296,6 +308,7 @@ async def _tick(engine: Engine, state: State, supervisor: Supervisor, sources: l
         engine.board.refresh()
         engine.measure(supervisor.overview(), beat_ns=driver.beat_ns if driver else None)
         _notify("WATCHDOG=1")
+        aftermath.look()
         if state.next_seq != synced:
             synced = state.next_seq
             await loop.run_in_executor(None, state.sync)

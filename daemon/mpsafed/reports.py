@@ -26,6 +26,10 @@ class Reports:
         """The process has ended."""
         self._figures.pop(process, None)
 
+    def of_one(self, process: Identity) -> Figures | None:
+        """What one process has reported, if anything."""
+        return self._figures.get(process)
+
     def of(self, processes: Iterable[Identity]) -> Figures:
         """What several processes report together: sums, and the worst latency; 0 where nobody says."""
         found = [self._figures[process] for process in processes if process in self._figures]

@@ -33,7 +33,7 @@ import msgspec
 from mpsafe import cuda
 from mpsafe.client import Client
 from mpsafe.demo.decoder import Decoder, Shape
-from mpsafe.errors import UnknownRegion
+from mpsafe.errors import EpochHeld, UnknownRegion
 from mpsafe.protocol.standby import Awaited
 from mpsafe.vault import KvCache, Vault
 
@@ -210,8 +210,12 @@ def prepare_weights(vault: Vault, shape: Shape) -> cuda.Span:
 
 
 def primary(vault: Vault, shape: Shape, path: Path) -> None:
-    """Serves from the start."""
-    vault.claim()
+    """Serves from the start; where another one serves already, it stands by for that."""
+    try:
+        vault.claim()
+    except EpochHeld:
+        standby(vault, shape, path)
+        return
     decoder = Decoder(vault.context, shape, prepare_weights(vault, shape))
     cache = KvCache.create(vault, CACHE, slots=SLOTS, slot_bytes=shape.slot_bytes)
     _serve(Service(decoder, cache, path))

@@ -18,7 +18,7 @@ RESIDENT_MAX = 2**63 - 1
 
 
 class StandbyService:
-    """A standby is a process that has attached for its tenant, and is no client of an MPS server."""
+    """A standby is a process that has attached for its tenant, outside the MPS server of the process that serves it."""
 
     def __init__(self, engine: Engine, tenants: Tenants) -> None:
         self._engine = engine
@@ -33,8 +33,12 @@ class StandbyService:
             raise BadRequest("resident_bytes", f"0 to {RESIDENT_MAX}", str(resident_bytes))
         takeovers = self._engine.takeovers
         await self._engine.inventory.refresh()
-        client = self._engine.inventory.clients.get(peer.identity)
-        if client is not None and client.state != "gone":
+        clients = self._engine.inventory.clients
+        client = clients.get(peer.identity)
+        holder = takeovers.epochs.holder_of(tenant)
+        served = clients.get(holder) if holder is not None else None
+        beside = holder is None or (served is not None and client is not None and served.server == client.server)
+        if client is not None and client.state != "gone" and beside:
             outside = f"a process outside MPS server {client.server}, with no CUDA_MPS_PIPE_DIRECTORY of its"
             raise BadRequest("tenant", outside, f"a client of it ({peer.pid})")
         standby = Standby(tenant, peer.identity, peer.uid, "warm", now_ns(), resident_bytes)
