@@ -41,4 +41,4 @@ def test_a_takeover_has_a_timeline(target: Target) -> None:
 
 def test_throughput_is_told_with_the_vault_and_without(target: Target) -> None:
     measured = good(BY_NAME["vault_throughput"], target)
-    assert measured.keys() == {"published_tokens_per_s", "unpublished_tokens_per_s"}
+    assert measured.keys() == {"published_tokens_per_s", "unpublished_tokens_per_s", "create_ms", "commit_us"}

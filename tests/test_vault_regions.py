@@ -184,7 +184,8 @@ def test_a_request_that_makes_no_sense(mpsafed: Mpsafed, start: Start, words: st
     descriptors = mpsafed.descriptors()
     assert error in one.fails(f"client.create_region({words})")
     assert one.do("client.vault().regions") == "[]"
-    assert mpsafed.descriptors() == descriptors
+    while mpsafed.descriptors() > descriptors:
+        assert one.do("client.vault().regions") == "[]"
 
 
 def test_a_tenants_quota(mpsafed: Mpsafed, start: Start) -> None:

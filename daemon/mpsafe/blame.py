@@ -59,16 +59,17 @@ def _nobody(event: Event) -> list[str]:
         return [f"Nobody is blamed: {_SAYS[_NAMES]} names processes {_listed([str(pid) for pid in recorded])}."]
     if recorded:
         return [f"Nobody is blamed: {_SAYS[_NAMES]} names process {recorded[0]}, which was no client then."]
-    sources = _listed([_SAYS[source] for source in dict.fromkeys(one.source for one in evidence)])
+    sources = _listed(list(dict.fromkeys(_SAYS[one.source] for one in evidence)))
     return [f"Nobody is blamed: {sources} told of the fault, and not whose it was.", *_hints(evidence)]
 
 
 def _hints(evidence: Iterable[Evidence]) -> list[str]:
     """What the sources say whose pids are no proof."""
-    said = dict.fromkeys((one.source, one.pid) for one in evidence if one.source in _HINTS and one.pid is not None)
-    return [
-        f"{_sentence(_SAYS[source])} names process {pid}: under MPS that is {_HINTS[source]}." for source, pid in said
-    ]
+    told: dict[str, None] = {}
+    for one in evidence:
+        if (hint := _HINTS.get(one.source)) is not None and one.pid is not None:
+            told[f"{_sentence(_SAYS[one.source])} names process {one.pid}: under MPS that is {hint}."] = None
+    return list(told)
 
 
 def _listed(words: list[str]) -> str:

@@ -77,7 +77,7 @@ ActionState: TypeAlias = Literal[
     "failed",
 ]
 RegionKind: TypeAlias = Literal["immutable", "durable"]
-RegionState: TypeAlias = Literal["open", "committed", "suspect"]
+RegionState: TypeAlias = Literal["open", "committed", "suspect", "lost"]
 StandbyPhase: TypeAlias = Literal["warm", "promoted", "granted", "serving"]
 EvidenceSource: TypeAlias = Literal["kernel_record", "server_log", "xid_pid", "nvml", "self_report", "exit"]
 
@@ -203,7 +203,8 @@ class Region:
     `immutable`: open until its creator commits it with a digest of its contents, then only ever read.
     `durable`: written by the process that holds the tenant's epoch where that is the region's `epoch`;
     suspect from the moment that its writer is cut off until that writer's work is proven stopped: what is
-    committed in it may be read and checked, nothing written. `created_ns`, `committed_ns`: since the epoch of
+    committed in it may be read and checked, nothing written. `lost`: its device was reset, or the driver unloaded, and
+    the memory is gone. `created_ns`, `committed_ns`: since the epoch of
     the clock; 0: not yet.
     """
 

@@ -69,8 +69,8 @@ class Engine:
     """Owns the state; sources emit into it, the service reads from it.
 
     `apply_limits` sets the limits that are declared for a control daemon: of one of its servers, or (None)
-    the default ones. `cut` closes a process's connections. `devices_changed` is called when a device came
-    or went. `epochs` is the vault's law of who may write, and `ended` tells the vault of the end of a process.
+    the default ones. `cut` closes a process's connections. `devices_changed` is called when a device came,
+    went or failed. `epochs` is the vault's law of who may write, and `ended` tells the vault of the end of a process.
     """
 
     def __init__(
@@ -298,6 +298,8 @@ class Engine:
         if event is not None:
             entry = self._record(event)
             self._actions.act(entry)
+            if entry.fault is not None and entry.fault.fault_class == "device":
+                self._devices_changed()
         if isinstance(signal, ClientGone):
             self._client_gone(signal.client)
 

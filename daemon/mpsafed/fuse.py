@@ -27,6 +27,7 @@ from mpsafed.signals import (
     FaultAbsorbed,
     FaultMet,
     FaultPassed,
+    MemoryLost,
     SelfReported,
     ServerChanged,
     Signal,
@@ -88,6 +89,9 @@ def fuse(signal: Signal, events: list[Event], snapshot: Snapshot) -> Event | Non
         case DeviceChanged():
             summary = f"device {signal.pci}: {signal.action}, driver {signal.driver or 'none'}"
             return replace(_new(signal, "device", summary, device=snapshot.devices.get(signal.pci)), phase="closed")
+        case MemoryLost():
+            summary = f"the vault has lost {', '.join(signal.regions)}: the device was reset or its driver unloaded"
+            return replace(_new(signal, "device", summary, device=signal.device), phase="closed")
         case SignalsLost():
             summary = f"{signal.source} lost {signal.count} signals before they could be read"
             return replace(_new(signal, "device", summary), lost_signals=signal.count)

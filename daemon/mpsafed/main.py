@@ -19,7 +19,7 @@ import systemd.daemon
 
 from mpsafe import __version__
 from mpsafe.errors import BadConfig, CannotRun, SocketTaken
-from mpsafe.model import Identity
+from mpsafe.model import Identity, Region
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
 from mpsafe.protocol.mps import MpsInterface
@@ -48,7 +48,8 @@ from mpsafed.mps.directories import writer
 from mpsafed.mps.supervisor import Supervisor
 from mpsafed.processes import has_ended
 from mpsafed.restart import RestartLimits
-from mpsafed.sources import Source, keep_running
+from mpsafed.signals import MemoryLost
+from mpsafed.sources import Source, keep_running, now_ns
 from mpsafed.sources.device_events import DeviceEvents
 from mpsafed.sources.driver_records import DriverRecords
 from mpsafed.sources.kernel_log import kernel_log
@@ -58,8 +59,9 @@ from mpsafed.sources.process_events import ProcessEvents
 from mpsafed.state import Line, State
 from mpsafed.takeover import TakeoverLimits
 from mpsafed.tenants import Tenants
-from mpsafed.vault.check import check
+from mpsafed.vault.check import check, known
 from mpsafed.vault.holder import PREFIX, Holder, Keeper, SystemdStore
+from mpsafed.vault.losses import Losses
 from mpsafed.vault.vault import Vault
 
 __all__ = ["main"]
@@ -129,6 +131,11 @@ async def serve(config: Config) -> int:
         )
         stack.callback(vault.close)
         tenants = Tenants(config.tenant, state)
+
+        def devices_changed() -> None:
+            changed.set()
+            losses.look()
+
         engine = Engine(
             state=state,
             policy=config.decisions(),
@@ -150,7 +157,7 @@ async def serve(config: Config) -> int:
             release=lambda client: _release(sources, client),
             metrics=counted,
             cut=service.drop,
-            devices_changed=changed.set,
+            devices_changed=devices_changed,
         )
         stack.push_async_callback(engine.close)
         sources: list[Source] = _sources(config, state, store, engine, supervisor)
@@ -167,8 +174,14 @@ async def serve(config: Config) -> int:
             events=state.recent,
         )
         stack.push_async_callback(aftermath.close)
+        losses = Losses(
+            vault,
+            known=partial(known, environment=_programs_environment()),
+            tell=lambda regions: _tell_losses(engine, regions),
+        )
         tasks = [asyncio.create_task(keep_running(source, engine.emit, engine.source_changed)) for source in sources]
         tasks.append(asyncio.create_task(engine.inventory.follow()))
+        tasks.append(asyncio.create_task(losses.run()))
         tasks.append(asyncio.create_task(supervisor.run()))
         tasks.append(asyncio.create_task(_tick(engine, state, supervisor, sources, aftermath)))
         tasks.append(asyncio.create_task(_find_devices(engine, devices, changed)))
@@ -287,6 +300,13 @@ def _notify(text: str) -> None:
     """Tells systemd; while it executes itself anew nobody listens, and the next word will be heard."""
     with contextlib.suppress(OSError):
         systemd.daemon.notify(text)
+
+
+def _tell_losses(engine: Engine, regions: Sequence[Region]) -> None:
+    """One event for each device, which names the regions as their tenants know them."""
+    for device in sorted({region.device for region in regions}):
+        names = tuple(f"{one.tenant}/{one.name} ({one.id})" for one in regions if one.device == device)
+        engine.emit(MemoryLost(time_ns=now_ns(), device=device, regions=names))
 
 
 async def _find_devices(engine: Engine, devices: Devices, changed: asyncio.Event) -> None:

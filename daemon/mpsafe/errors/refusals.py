@@ -24,6 +24,7 @@ __all__ = [
     "NotPermitted",
     "NotSupported",
     "QuotaExceeded",
+    "RegionLost",
     "TooManyReports",
     "UnknownClient",
     "UnknownControl",
@@ -134,6 +135,21 @@ class ContentsChanged(Refused):
     @override
     def __str__(self) -> str:
         return f"region {self.region}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(eq=False)
+class RegionLost(Refused):
+    """The device was reset or the driver unloaded, and the region's memory with it."""
+
+    code: ClassVar[str] = "region-lost"
+    hint: ClassVar[str] = "make it anew; mpsafe vault gc lets go of what is lost"
+    region: int
+    name: str
+    problem: str
+
+    @override
+    def __str__(self) -> str:
+        return f"region {self.region}, {self.name}, is lost: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -145,6 +145,15 @@ class SoftwareHost:
                     if not select.select([daemon], [], [], PATIENCE_S)[0]:
                         signal.pidfd_send_signal(daemon, signal.SIGKILL)
 
+    def reset(self, device: int = 0) -> None:
+        """Resets a device that nobody uses, as `nvidia-smi --gpu-reset` would: all memory on it is gone."""
+        with connect(self.directory / "rm") as sock:
+            for request in ("hello nvml", f"reset {device}"):
+                sock.send(request.encode())
+                reply = sock.recv(4096).decode()
+                if not reply.startswith("ok"):
+                    raise SoftwareGpuFailed(f"the device cannot be reset: {request!r} was answered {reply!r}")
+
     def control(self, command: str, *, timeout_s: float = 10.0) -> str:
         """What the front end prints to one command of the v2 language."""
         done = subprocess.run(

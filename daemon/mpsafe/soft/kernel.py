@@ -17,6 +17,7 @@ Its MPS servers ask and hear more than wire.h says, which is for the libraries:
 
 import argparse
 import errno
+import os
 import socket
 import sys
 import time
@@ -150,6 +151,8 @@ class Kernel:
                 return self._fault(peer, int(channel), fault_class, detail, va, access.removeprefix("access="))
             case ["processes", index]:
                 return self._processes(int(index))
+            case ["reset", index] if peer.uid == os.geteuid():
+                machine.reset(int(index))
             case ["watch"]:
                 peer.watching = True
             case ["group"] if peer.known().role == "mps":

@@ -32,6 +32,7 @@ __all__ = ["Absorbed", "CudaError", "Device", "Effect", "Fatal", "Gone", "Machin
 INVALID_VALUE: Final = 1
 INVALID_DEVICE: Final = 101
 INVALID_CONTEXT: Final = 201
+INVALID_HANDLE: Final = 400
 ILLEGAL_ADDRESS: Final = 700
 MPS_RPC_FAILURE: Final = 806
 MPS_SERVER_NOT_READY: Final = 807
@@ -58,6 +59,8 @@ class Machine:
         self._processes: dict[int, Process] = {}
         self._channels: dict[int, Channel] = {}
         self._groups: dict[int, Group] = {}
+        self._seen: dict[int, set[int]] = {device.index: set() for device in devices}
+        self._forgotten: set[int] = set()
         self._next = 1
 
     def _number(self) -> int:
@@ -135,6 +138,9 @@ class Machine:
         if process.doomed:
             process.refused += 1
             raise CudaError(OPERATING_SYSTEM)
+        if allocation in self._forgotten:
+            raise CudaError(INVALID_HANDLE)
+        self._seen[self.device(device).index].add(allocation)
         self._ledger.hold(process.number, self.device(device).index, allocation, size_bytes)
 
     def free(self, process: Process, device: int, allocation: int) -> None:
@@ -191,6 +197,13 @@ class Machine:
             process.error = process.error or MPS_CLIENT_TERMINATED
             effects += self._close_all(process)
         return effects
+
+    def reset(self, device: int) -> None:
+        """Forgets all memory of a device, whoever has its handles. MPS_SERVER_NOT_READY while a context is on it."""
+        if self.running(device):
+            raise CudaError(MPS_SERVER_NOT_READY)
+        self._forgotten |= self._seen[device]
+        self._seen[device] = set()
 
     def device(self, index: int) -> Device:
         """The device of that index; CUDA_ERROR_INVALID_DEVICE if there is none."""

@@ -53,11 +53,12 @@ class FrontEnd:
         The program exits 0 whatever became of the command, 1 where no daemon answers (535, 550), and 1 also where the
         daemon has hung up unheard, as it does while a server of its comes up (580). What only asks is asked again.
         """
-        for pause_s in (*(HUNG_UP_S if command.startswith("get_") else ()), None):
-            reply = await self.run(typed=command, named=command, deadline_s=deadline_s)
-            if reply.status != NO_DAEMON or pause_s is None:
+        reply = await self.run(typed=command, named=command, deadline_s=deadline_s)
+        for pause_s in HUNG_UP_S if command.startswith("get_") else ():
+            if reply.status != NO_DAEMON:
                 break
             await asyncio.sleep(pause_s)
+            reply = await self.run(typed=command, named=command, deadline_s=deadline_s)
         if reply.status == NO_DAEMON:
             raise ControlFailed(command, "no MPS control daemon answers in the pipe directory")
         if reply.status:

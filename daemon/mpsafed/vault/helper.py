@@ -3,7 +3,8 @@
 
     python -m mpsafed.vault.helper SIZE:FD...
 
-It imports each, which only the driver can judge, and maps it into reserved addresses that nothing may access. It has
+It imports each, which only the driver can judge, and maps it into reserved addresses that nothing may access, unless
+its SIZE is 0: then only whether the driver knows it is asked. It has
 no context, is no client of MPS, and nobody's rights once the driver is open and before it meets what a stranger passed.
 A line of JSON (mpsafed.vault.check, Told) for each; one alone where the driver cannot be asked.
 """
@@ -39,10 +40,10 @@ def main() -> int:
         nbytes, fd = map(int, argument.split(":"))
         try:
             with cuda.Memory.import_fd(driver, fd, nbytes) as memory:
-                exact = memory.is_exact()
+                exact = nbytes == 0 or memory.is_exact()
                 told = Told(device=uuids[memory.device_ordinal()]) if exact else Told(error="memory of another size")
         except BadCudaCall as error:
-            told = Told(error=str(error)[:256])
+            told = Told(error=str(error)[:256], result=error.result)
         _tell(told)
     return 0
 

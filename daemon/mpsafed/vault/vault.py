@@ -20,7 +20,16 @@ from typing import Final
 
 import msgspec
 
-from mpsafe.errors import BadHandle, BadRequest, EpochHeld, NotGranted, QuotaExceeded, UnknownRegion, VaultClosed
+from mpsafe.errors import (
+    BadHandle,
+    BadRequest,
+    EpochHeld,
+    NotGranted,
+    QuotaExceeded,
+    RegionLost,
+    UnknownRegion,
+    VaultClosed,
+)
 from mpsafe.model import Identity, Region
 from mpsafe.protocol.vault import HANDLES_MAX, LAYOUT_BYTES_MAX, Collected
 from mpsafed.vault.epochs import Epochs
@@ -74,6 +83,7 @@ class Vault:
         self._index_is_held = INDEX in self._fds
         self._index = Index(self._fds.pop(INDEX, None))
         self._creating: Counter[str] = Counter()
+        self._lost: dict[int, str] = {}
         self.epochs = Epochs(lambda: self._index, self._write, alive)
         self._roll_back()
 
@@ -88,7 +98,23 @@ class Vault:
 
     def regions(self) -> list[Region]:
         """All regions, oldest first."""
-        return [held.region for held in self._index.held.values() if held.whole]
+        return [self._shown(held.region) for held in self._index.held.values() if held.whole]
+
+    def memory_of(self, region: Region) -> list[int] | None:
+        """The descriptors of a region's memory, which stay ours; None where it was let go of."""
+        names = _names(region)[: len(region.sizes)]
+        return [self._fds[name] for name in names] if all(name in self._fds for name in names) else None
+
+    def lose(self, number: int, why: str) -> bool:
+        """The driver does not know its memory any more, or (no reason) does; whether it is lost just now."""
+        if not why:
+            self._lost.pop(number, None)
+            return False
+        news = number not in self._lost
+        self._lost[number] = why
+        if news:
+            self._changed()
+        return news
 
     def processes(self) -> set[Identity]:
         """Those whose end the vault wants to hear of."""
@@ -102,12 +128,12 @@ class Vault:
         held = self._index.held.get(number)
         if held is None or not held.whole:
             raise UnknownRegion(str(number))
-        return held.region
+        return self._shown(held.region)
 
     def newest(self, tenant: str, name: str) -> Region:
         """The newest region of that name that its readers may open. UnknownRegion."""
         found = [r for r in self.regions() if (r.tenant, r.name) == (tenant, name)]
-        usable = [r for r in found if r.kind == "durable" or r.state == "committed"] or found
+        usable = [r for r in found if r.state == "committed" or (r.kind == "durable" and r.state != "lost")] or found
         if not usable:
             raise UnknownRegion(f"{tenant}/{name}"[:128])
         return usable[-1]
@@ -136,6 +162,7 @@ class Vault:
     def commit(self, number: int, digest: str, process: Identity | None) -> Region:
         """Ends the writing of an immutable region; twice is once. BadRequest, UnknownRegion."""
         region = self.known(number)
+        self._demand_memory(region)
         if region.kind != "immutable" or region.creator != process:
             raise BadRequest("region", "an immutable region of the peer's own", f"region {number}")
         if _DIGEST.fullmatch(digest) is None:
@@ -151,6 +178,7 @@ class Vault:
 
     def handles(self, region: Region, process: Identity | None, *, write: bool) -> tuple[list[int], int | None]:
         """The descriptors of a region, which stay ours, and of its layout. NotGranted, EpochHeld, BadRequest."""
+        self._demand_memory(region)
         if region.kind == "immutable" and region.state != "committed" and region.creator != process:
             raise BadRequest("region", "a committed region", f"region {region.id}, which is {region.state}")
         if write:
@@ -192,6 +220,13 @@ class Vault:
                 self._drop(region)
         self.epochs.ended(process)
         self._changed()
+
+    def _shown(self, region: Region) -> Region:
+        return replace(region, state="lost") if region.id in self._lost else region
+
+    def _demand_memory(self, region: Region) -> None:
+        if region.id in self._lost:
+            raise RegionLost(region.id, region.name, self._lost[region.id])
 
     def _demand_form(self, region: Region, fds: Sequence[int], layout: int | None) -> None:
         if self.closed:
@@ -275,6 +310,7 @@ class Vault:
 
     def _drop(self, region: Region) -> None:
         self._write(Line(released=region.id))
+        self._lost.pop(region.id, None)
         names = _names(region)
         self.holder.let_go(names)
         for name in names:
@@ -283,6 +319,8 @@ class Vault:
     def _of_no_use(self, region: Region) -> str:
         if region.tenant not in self._quotas:
             return f"no tenant {region.tenant} is configured"
+        if region.id in self._lost:
+            return f"its memory is lost: {self._lost[region.id]}"
         if region.kind == "immutable":
             newer = [r for r in self.regions() if _same(r, region) and r.id > region.id and r.state == "committed"]
             return f"region {newer[-1].id} of the same name is newer" if newer and region.state == "committed" else ""
