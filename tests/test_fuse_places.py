@@ -4,6 +4,7 @@
 from dataclasses import replace
 
 from mpsafed.signals import XidSeen
+from test_blame import nvml
 from test_fuse import SERVER, changed, follow_up, fused, sm_xid, xid_seen
 
 
@@ -34,3 +35,9 @@ def test_a_fault_outside_mps_is_not_that_of_a_server_which_fails_after_it() -> N
     for before in (outside, replace(outside, phase="closed")):
         events = fused([follow_up(SERVER), changed("fault")], before=[before])
         assert [event.server for event in events] == [None, SERVER]
+
+
+def test_what_nvml_tells_of_a_stopped_channel_is_the_same_fault() -> None:
+    """The lines before it may have been taken for another fault's."""
+    (event,) = fused([follow_up(SERVER), nvml(13), nvml(43)])
+    assert (event.server, [one.source for one in event.blame.evidence]) == (SERVER, ["xid_pid", "nvml", "nvml"])

@@ -43,6 +43,8 @@ WINDOW_NS: Final = 2_000_000_000
 _STOPPED: Final = 43
 _FOLLOW_UPS: Final = frozenset({_STOPPED, 45, 174})
 _FATAL: Final = frozenset({"mmu", "sm"})
+# Of a fault that another Xid may describe better.
+_SAYS_LITTLE: Final = frozenset({None, _STOPPED})
 
 
 def fuse(signal: Signal, events: list[Event], snapshot: Snapshot) -> Event | None:
@@ -176,7 +178,11 @@ def _device_xid(signal: DeviceXid, events: list[Event], snapshot: Snapshot) -> E
         known = event.fault
         if known is None or known.absorbed or event.device not in (None, signal.device) or not _young(signal, event):
             continue
-        may_be = event.kind == "fault" and is_proven(event) and (signal.xid in _FOLLOW_UPS or (fatal and not known.xid))
+        may_be = (
+            event.kind == "fault"
+            and is_proven(event)
+            and (signal.xid in _FOLLOW_UPS or (fatal and known.xid in _SAYS_LITTLE))
+        )
         if known.xid == signal.xid or may_be:
             return None if event.phase == "closed" else _with_evidence(event, evidence, snapshot)
     if fatal:
