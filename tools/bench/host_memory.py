@@ -15,7 +15,13 @@ __all__ = ["main"]
 
 SHAPE = Shape(**json.loads(sys.argv[5]))
 # In memory before the clock starts, as a server keeps a copy of its weights.
-WEIGHTS = b"".join(SHAPE.weights()) + bytes(SHAPE.pad_bytes)
+WEIGHTS = bytearray(SHAPE.weight_bytes)
+
+
+_at = 0
+for _part in SHAPE.weights():
+    WEIGHTS[_at : _at + len(_part)] = _part
+    _at += len(_part)
 
 
 def main() -> None:

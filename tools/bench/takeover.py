@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -44,7 +44,7 @@ LIMIT_SECONDS: Final = 900
 GIB: Final = 1 << 30
 # Bytes of weights, and how many rounds of each.
 SIZES: Final = ((GIB // 10, 15), (GIB, 7), (4 * GIB, 3))
-GPU_SIZES: Final = ((GIB, 7), (8 * GIB, 5), (30 * GIB, 3), (60 * GIB, 3))
+GPU_SIZES: Final = ((GIB, 5), (8 * GIB, 3), (30 * GIB, 2), (60 * GIB, 2))
 # A copy of the weights besides those in the vault has to fit onto the device.
 COPIED_MAX: Final = 30 * GIB
 PROMPTS: Final = {"one": b"the quick brown", "two": b"fox", "three": b"jumps over"}
@@ -195,9 +195,7 @@ def round_of(rig: Rig, how: str, weight_bytes: int, expected: dict[str, bytes]) 
         again = min(ns for one in requests.values() for ns in one.came_ns if ns > connected[-1])
         ended_ns = int(starter.readline()) if starter is not None else 0
         takeover = _timeline(rig) if how == "standby" else None
-    with Client(rig.socket) as client:
-        for region in client.vault().regions:
-            client.release_region(region.id)
+    _release(rig)
     return Loss(fault_ns, again, ended_ns, takeover)
 
 
@@ -231,6 +229,13 @@ def _stdin(process: Process) -> int:
     return process.process.stdin.fileno()
 
 
+def _release(rig: Rig) -> None:
+    """Nothing of one run is another's: its weights may be of another shape."""
+    with Client(rig.socket) as client:
+        for region in client.vault().regions:
+            client.release_region(region.id)
+
+
 def _settle(rig: Rig) -> None:
     with Client(rig.socket) as client:
         while any(event.phase != "closed" for event in client.events()):
@@ -253,9 +258,7 @@ def undisturbed(rig: Rig) -> dict[str, bytes]:
         process.said()
         requests = {name: Asked(prompt, TOKENS) for name, prompt in PROMPTS.items()}
         ask(rig.path, requests, patience_s=PATIENCE_S)
-    with Client(rig.socket) as client:
-        for region in client.vault().regions:
-            client.release_region(region.id)
+    _release(rig)
     return {name: bytes(one.said) for name, one in requests.items()}
 
 
@@ -274,18 +277,47 @@ def throughput(rig: Rig) -> dict[str, float]:
     """Tokens a second of an undisturbed run, with a commit for each step and without; see throughput.py."""
     with Process(rig, "-m", "tools.bench.throughput", "chat", rig.socket) as process:
         found: dict[str, float] = json.loads(process.said())
+    _release(rig)
     return found
 
 
 def main(*, gpu: bool = False) -> None:
-    """Measures everything and writes the report. Ends by SIGALRM where something hangs."""
+    """Measures everything and writes the report, also of a part where it is ended: SIGALRM ends what hangs."""
     signal.alarm(LIMIT_SECONDS)
-    sizes = GPU_SIZES if gpu else SIZES
+    for number in (signal.SIGALRM, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     rows: list[Row] = []
+    try:
+        with daemon(GpuHost if gpu else SoftwareGpu) as rig:
+            _measure(rig, rows, GPU_SIZES if gpu else SIZES)
+    finally:
+        signal.alarm(0)
+        if rows:
+            report("takeover", _device() if gpu else "software GPU (no silicon)", rows)
+
+
+def _measure(rig: Rig, rows: list[Row], sizes: Sequence[tuple[int, int]]) -> None:
+    """Everything, cheapest first; each row is there as soon as it is known."""
     promotions: list[float] = []
     served: list[float] = []
-    with Progress(transient=True) as progress, daemon(GpuHost if gpu else SoftwareGpu) as rig:
-        task = progress.add_task("takeover", total=3 * sum(rounds for _, rounds in sizes) + 3)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("takeover", total=3 * sum(rounds for _, rounds in sizes) + 2)
+        flow = throughput(rig)
+        rows += [
+            Row(
+                "throughput, commit each step",
+                flow["published"],
+                "tokens/s",
+                "no vault",
+                flow["unpublished"],
+                more_is_better=True,
+            ),
+            Row("a commit", flow["commit_us"], "us", "0.5 % of a step of 20 ms", 100.0),
+        ]
+        progress.advance(task)
+        cold = statistics.median(cold_restart(rig, 9))
+        rows.append(Row("cold_restart_ms, context only", cold, "ms", "itself", cold))
+        progress.advance(task)
         expected = undisturbed(rig)
         for weight_bytes, rounds in sizes:
             took: dict[str, list[float]] = {"standby": [], "remap": []}
@@ -303,28 +335,12 @@ def main(*, gpu: bool = False) -> None:
                         served.append((loss.again_ns - takeover.signal_ns) / 1e6)
                     progress.advance(task)
             rows += _rows(f"{weight_bytes / GIB:.1f} GiB", took, statistics.median(ends))
-        cold = statistics.median(cold_restart(rig, 9))
-        rows.append(Row("cold_restart_ms, context only", cold, "ms", "itself", cold))
-        progress.advance(task)
-        flow = throughput(rig)
-        progress.advance(task)
     rows += [
         Row("promotion_ms, p50", percentile(promotions, 50), "ms", "bound of the design", 2.0),
         Row("promotion_ms, p99", percentile(promotions, 99), "ms", "bound of the design", 2.0),
         Row("signal to next token, p50", percentile(served, 50), "ms", "bound of the design (a GPU's)", 10.0),
         Row("signal to next token, p99", percentile(served, 99), "ms", "bound of the design (a GPU's)", 31.0),
-        Row(
-            "throughput, commit each step",
-            flow["published"],
-            "tokens/s",
-            "no vault",
-            flow["unpublished"],
-            more_is_better=True,
-        ),
-        Row("a commit", flow["commit_us"], "us", "0.5 % of a step of 20 ms", 100.0),
     ]
-    signal.alarm(0)
-    report("takeover", _device() if gpu else "software GPU (no silicon)", rows)
 
 
 def _device() -> str:

@@ -46,7 +46,7 @@ class Checksum:
         return found
 
     def _some(self, ranges: Sequence[tuple[cuda.Span, int, int]]) -> list[int]:
-        self._sums.write(bytes(len(ranges) * SUM.size))
+        self._sums.fill(0)
         for place, (span, start, end) in enumerate(ranges):
             if start % WORD_BYTES or end % WORD_BYTES or not 0 <= start <= end <= span.nbytes:
                 raise ValueError(f"bytes {start} to {end} of {span.nbytes} are no whole words of {WORD_BYTES} bytes")
