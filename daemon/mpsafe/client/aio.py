@@ -203,7 +203,7 @@ class AsyncClient:
     async def progress(self, event: int, *, received_ns: int | None = None, serving_ns: int | None = None) -> None:
         """When this process, promoted in that event, knew of it, and gave its first answer (CLOCK_REALTIME)."""
         parameters = {"event": event, "received_ns": received_ns, "serving_ns": serving_ns}
-        await self._call("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
+        await self._read("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
 
     async def standbys(self) -> list[Standby]:
         """The standbys that this user may see."""

@@ -200,9 +200,12 @@ class Client:
             time.sleep(RETRY_SECONDS)
 
     def progress(self, event: int, *, received_ns: int | None = None, serving_ns: int | None = None) -> None:
-        """When this process, promoted in that event, knew of it, and gave its first answer (CLOCK_REALTIME)."""
+        """When this process, promoted in that event, knew of it, and gave its first answer (CLOCK_REALTIME).
+
+        Said twice it is said once: like what only reads, it is tried again where the daemon was restarted meanwhile.
+        """
         parameters = {"event": event, "received_ns": received_ns, "serving_ns": serving_ns}
-        self._call("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
+        self._read("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
 
     def standbys(self) -> list[Standby]:
         """The standbys that this user may see."""
