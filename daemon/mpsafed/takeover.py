@@ -164,6 +164,9 @@ async def _promote(
     tried: list[Waiting | None] = []
     if holder is not None and holder != decision.victim and (holder in away or standbys.of(holder)):
         tried.append(await standbys.back(holder, limits.received_s))
+        if tried == [None]:
+            end(holder)
+            standbys.forget(holder)
     tried += [one for one in standbys.warm(decision.tenant) if outside(one.standby.identity, decision.victim)]
     if not any(tried):
         tried = [await standbys.back(process, limits.received_s) for process in away]
