@@ -156,6 +156,8 @@ class Vault:
             self._epoch(region)
             await self._check(fds, region.sizes, region.device)
             return self._take_in(replace(region, epoch=self._epoch(region)), fds, layout)
+        except OSError as error:
+            raise VaultClosed(f"it can take nothing in: {error.strerror}") from error
         finally:
             self._creating[region.tenant] -= region.nbytes
 
