@@ -4,7 +4,7 @@
 Only a record of the patched driver names a client: it has the address space that faulted. Two records that
 disagree name nobody. All else corroborates. The pid of an Xid line is that of the channel's process, which
 under MPS is the client that came last, or the server; the client in the server's log is the one that met the
-error first. Neither need be the one that caused it, and of three clients neither was (H100, driver 580.159.04:
+error first. Neither need be the one that caused it, and either has named an innocent (H100, driver 580.159.04:
 `mps_whose_*` in tools/qualify/results).
 
 Evidence whose `pid` is None names nobody either: whoever could have written it, or the process that has

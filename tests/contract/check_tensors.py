@@ -9,15 +9,17 @@ A daemon and an MPS of its own are started for it; the models' processes are out
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from mpsafe.client import Client
-from mpsafe.demo.hosts import GpuHost, SoftwareGpu
+from mpsafe.demo.hosts import GpuHost, Host, SoftwareGpu
 from mpsafe.demo.scenario import daemon
 from vault_process import OUTSIDE, VaultProcess
 
 CLASSES: Final = ("llama", "qwen2-tied", "qwen3-moe")
+TIED: Final = "model.lm_head.weight is model.model.embed_tokens.weight"
 BEGIN: Final = """
 import torch, transformers
 from mpsafe import tensors
@@ -44,6 +46,7 @@ def weights_are_shared_to_the_bit(start: Start) -> None:
         first.do(f"plain = made({name!r}).to(device); expected = logits(plain); model = made({name!r})")
         first.do(f"weights = tensors.hold(vault, {name!r}, model)")
         assert first.do("logits(model) == expected") == "True", name
+        assert first.do(TIED) == str(name == "qwen2-tied"), name
     expected = {name: first.do(f"logits(made({name!r}).to(device))") for name in CLASSES}
     first.kill()
     for name in CLASSES:
@@ -51,6 +54,7 @@ def weights_are_shared_to_the_bit(start: Start) -> None:
             second.do(f"model = made({name!r}, seed=1, empty={empty})")
             second.do(f"weights = tensors.attach(vault, {name!r}, model)")
             assert second.do("logits(model)") == expected[name], (name, empty)
+            assert second.do(TIED) == str(name == "qwen2-tied"), name
 
 
 def the_device_holds_the_weights_once(start: Start) -> None:
@@ -88,32 +92,39 @@ CHECKS: Final = (
 )
 
 
+def outcome(check: Callable[[Start], None]) -> str:
+    """What came of one check, with a host and a daemon of its own: "ok", or where it failed."""
+    make: Callable[[Path], Host] = GpuHost if Path("/dev/nvidia0").exists() else SoftwareGpu
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="check-tensors-"))
+        host = stack.enter_context(make(Path(name, "gpu")))
+        host.start_mps()
+        socket = stack.enter_context(daemon(host, Path(name), []))
+        stack.callback(drained, socket)
+
+        def start() -> VaultProcess:
+            process = stack.enter_context(VaultProcess(host, "chat", socket, environment=OUTSIDE))
+            process.do(BEGIN)
+            return process
+
+        try:
+            check(start)
+        except AssertionError as error:
+            at = error.__traceback__.tb_next if error.__traceback__ else None
+            return f"line {at.tb_lineno if at else 0}: {error}"
+        return "ok"
+
+
+def drained(socket: str) -> None:
+    """Leaves nothing in the vault, which would be held for ever."""
+    with Client(socket) as client:
+        client.drain()
+
+
 def main() -> int:
-    """Runs them all, each with a daemon of its own."""
+    """Runs them all."""
     for check in CHECKS:
-        processes: list[VaultProcess] = []
-        with tempfile.TemporaryDirectory(prefix="check-tensors-") as name:
-            make = GpuHost if Path("/dev/nvidia0").exists() else SoftwareGpu
-            with make(Path(name, "gpu")) as host:
-                host.start_mps()
-                with daemon(host, Path(name), []) as socket:
-
-                    def start() -> VaultProcess:
-                        processes.append(VaultProcess(host, "chat", socket, environment=OUTSIDE))  # noqa: B023
-                        processes[-1].do(BEGIN)  # noqa: B023
-                        return processes[-1]  # noqa: B023
-
-                    try:
-                        check(start)
-                        found = "ok"
-                    except AssertionError as error:
-                        found = f"line {error.__traceback__.tb_lineno if error.__traceback__ else 0}: {error}"
-                    finally:
-                        for process in processes:
-                            process.__exit__(None, None, None)
-                        with Client(socket) as client:
-                            client.drain()
-        sys.stdout.write(f"{check.__name__}\t{found}\n")
+        sys.stdout.write(f"{check.__name__}\t{outcome(check)}\n")
         sys.stdout.flush()
     return 0
 

@@ -201,7 +201,7 @@ class AsyncClient:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def progress(self, event: int, *, received_ns: int | None = None, serving_ns: int | None = None) -> None:
-        """When this process, promoted in that event, knew of it, and gave its first answer (CLOCK_REALTIME)."""
+        """When this process, promoted in that event, knew of it, and answered first; see `Client.progress`."""
         parameters = {"event": event, "received_ns": received_ns, "serving_ns": serving_ns}
         await self._read("io.mpsafe.Standby.Progress", parameters, calls.Nothing)
 

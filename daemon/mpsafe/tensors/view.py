@@ -19,7 +19,6 @@ from mpsafe.vault import Region
 
 __all__ = ["bytes_of", "device_of"]
 
-SOFTWARE: Final = "mpsafe software GPU"
 _MAP_FAILED: Final = 2**64 - 1
 _MAP_FIXED: Final = 0x10
 
@@ -45,7 +44,7 @@ class _OnDevice:
 def device_of(context: cuda.Context) -> torch.device:
     """Where torch has to look for this context's memory: the software GPU's is the host's."""
     device = context.device
-    return torch.device("cpu") if device.name.startswith(SOFTWARE) else torch.device("cuda", device.ordinal)
+    return torch.device("cpu") if "software" in device.name.lower() else torch.device("cuda", device.ordinal)
 
 
 def bytes_of(region: Region, span: cuda.Span | None = None) -> torch.Tensor:

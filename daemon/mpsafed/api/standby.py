@@ -37,7 +37,9 @@ class StandbyService:
         client = clients.get(peer.identity)
         holder = takeovers.epochs.holder_of(tenant)
         served = clients.get(holder) if holder is not None else None
-        beside = holder is None or (served is not None and client is not None and served.server == client.server)
+        # Whom a daemon before this one has let wait comes back, also where the process that serves has ended meanwhile.
+        unknown = holder is None and peer.identity not in takeovers.standbys.away(tenant)
+        beside = unknown or (served is not None and client is not None and served.server == client.server)
         if client is not None and client.state != "gone" and beside:
             outside = f"a process outside MPS server {client.server}, with no CUDA_MPS_PIPE_DIRECTORY of its"
             raise BadRequest("tenant", outside, f"a client of it ({peer.pid})")
