@@ -118,6 +118,26 @@ def test_a_second_daemon_does_nothing(mpsafed: Mpsafed) -> None:
     assert mpsafed.client.describe().pid == pid
 
 
+HEIR = """
+import os, socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+if os.fork() == 0:
+    time.sleep(1)
+"""
+
+
+@requires("soft")
+def test_a_child_of_a_dead_daemon_that_still_has_its_socket_is_waited_for(mpsafed: Mpsafed) -> None:
+    mpsafed.kill()
+    os.unlink(mpsafed.socket)
+    subprocess.run([sys.executable, "-c", HEIR, mpsafed.socket], check=True)
+    mpsafed.client.close()
+    mpsafed.start(ready_for="calls")
+    assert mpsafed.client.describe().pid == mpsafed.pid
+
+
 @requires("soft")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_when_told(mpsafed: Mpsafed, number: signal.Signals) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from mpsafed.mps.control import Control
 from mpsafed.mps.controls import Controls
 from mpsafed.mps.directories import writer
 from mpsafed.mps.supervisor import Supervisor
-from mpsafed.processes import has_ended
+from mpsafed.processes import has_ended, identify
 from mpsafed.restart import RestartLimits
 from mpsafed.signals import MemoryLost
 from mpsafed.sources import Source, keep_running, now_ns
@@ -68,6 +69,7 @@ __all__ = ["main"]
 
 TICK_SECONDS: Final = 1.0
 CANNOT_RUN: Final = 77
+HEIR_SECONDS: Final = 2.0
 # As mpsafed.socket names it, and as the fd store has it.
 LISTENER: Final = "varlink"
 DRIVER: Final = "driver"
@@ -271,6 +273,20 @@ def _listener(path: str, passed: int | None) -> socket.socket:
     if passed is not None:
         return socket.socket(fileno=passed)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    ends = time.monotonic() + HEIR_SECONDS
+    while (owner := _listens(path)) is not None:
+        # A child that a killed daemon had not executed yet has its socket for a moment.
+        process = identify(owner)
+        if (process is not None and not has_ended(process)) or time.monotonic() > ends:
+            raise SocketTaken(path)
+        time.sleep(HEIR_SECONDS / 100)
+    sock.bind(path)
+    Path(path).chmod(0o666)
+    return sock
+
+
+def _listens(path: str) -> int | None:
+    """The pid of who began to listen there (SO_PEERCRED, unix(7)), if a connection is to be had; else makes room."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         try:
             probe.connect(path)
@@ -281,10 +297,8 @@ def _listener(path: str, passed: int | None) -> socket.socket:
                 raise FileExistsError(errno.EEXIST, "a file that is no socket is there", path) from None
             Path(path).unlink()
         else:
-            raise SocketTaken(path)
-    sock.bind(path)
-    Path(path).chmod(0o666)
-    return sock
+            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
+    return None
 
 
 @contextlib.contextmanager
