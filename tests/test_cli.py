@@ -21,6 +21,7 @@ COMMANDS = [
     "standby",
     "drill",
     "driver",
+    "experts",
     "doctor",
     "explain",
     "config",
@@ -31,7 +32,7 @@ COMMANDS = [
 def test_help_has_each_command_in_a_group_of_use_and_cuts_no_sentence() -> None:
     told = mpsafe("--help")
     groups = [line.removesuffix(":") for line in told.splitlines() if line.endswith(":") and line[0] != " "]
-    assert groups == ["Options", "Look", "Act", "Find out"]
+    assert groups == ["Options", "Look", "Act", "Serve", "Find out"]
     listed = [line.split()[0] for line in told.split("Look:")[1].splitlines() if line.startswith("  ")]
     assert listed == COMMANDS
     assert "..." not in told.split("Look:")[1]

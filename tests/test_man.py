@@ -17,6 +17,7 @@ from mpsafe import model
 from mpsafe.cli import cli
 from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
+from mpsafe.experts.simulation import PolicyResult
 from mpsafe.protocol.host import Description
 from mpsafe.protocol.vault import VaultState
 from mpsafed import config
@@ -41,6 +42,7 @@ OBJECTS = {
     "source": model.SourceState,
     "standby": model.Standby,
     "takeover": model.Takeover,
+    "policy result": PolicyResult,
     "vault": VaultState,
     "figures": model.Figures,
     "tenant": model.Tenant,

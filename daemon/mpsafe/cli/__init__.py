@@ -19,6 +19,7 @@ __all__ = ["Commands", "cli", "main"]
 SECTIONS: Final = {
     "Look": ("status", "tenants", "clients", "events", "top"),
     "Act": ("fence", "mps", "vault", "standby", "drill", "driver"),
+    "Serve": ("experts",),
     "Find out": ("doctor", "explain", "config", "demo"),
 }
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mpsafe experts: serving mixture-of-experts models with the experts that do not fit left in host memory."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+from mpsafe.cli.options import coloured, console, json_option, print_json, table, words
+from mpsafe.experts.simulation import NAMES, Simulation, chosen
+from mpsafe.experts.simulation import simulate as run
+from mpsafe.experts.trace import EXPERTS_MAX, read
+
+__all__ = ["experts"]
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def experts() -> None:
+    """Mixture-of-experts models with experts offloaded to host memory."""
+
+
+@experts.command()
+@json_option
+@click.option("--trace", "path", type=FILE, required=True, help="which experts each layer asked for, token by token")
+@click.option(
+    "--cache",
+    "percent",
+    type=click.FloatRange(0, 100, min_open=True),
+    required=True,
+    help="how many per cent of all experts have room on the device",
+)
+@click.option("--policy", "names", default="all", show_default=True, help=f"all, or some of {','.join(NAMES)}")
+@click.option(
+    "--prefetch",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, EXPERTS_MAX),
+    help="experts that the link brings in during one layer, before they are asked for",
+)
+@click.option("--train", "training", type=FILE, multiple=True, help="a trace of other requests to learn from before")
+@click.option(
+    "--experts", "count", type=click.IntRange(1, EXPERTS_MAX), help="of each layer, where the trace has only ids"
+)
+@click.option("--expert-bytes", type=click.IntRange(1), help="size of an expert, where the trace has only ids")
+def simulate(
+    as_json: bool,
+    path: Path,
+    percent: float,
+    names: str,
+    prefetch: int,
+    training: tuple[Path, ...],
+    count: int | None,
+    expert_bytes: int | None,
+) -> None:
+    """Replay a trace of expert ids against a cache, with each policy.
+
+    All experts that a layer asks for are needed together and never make room for one another; the cache is one for
+    all layers; ties go to the least recently used.
+    """
+    policies = chosen(names)
+    trace = read(path, experts=count)
+    if expert_bytes is not None:
+        trace = dataclasses.replace(trace, expert_bytes=expert_bytes)
+    others = [read(one, experts=trace.experts) for one in training]
+    shown = track(policies, "policies", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    found = run(trace, percent, shown, prefetch=prefetch, training=others)
+    if as_json:
+        print_json("mpsafe.simulation/1", **dataclasses.asdict(found))
+    else:
+        _tell(found, prefetch=prefetch)
+
+
+def _tell(found: Simulation, *, prefetch: int) -> None:
+    out = console()
+    size = f"{found.layers} layers of {found.experts} experts, room for {found.slots}"
+    ahead = f", {prefetch} brought in ahead a layer" if prefetch else ""
+    shown = table(
+        f"{words(found.trace)}: {size}{ahead}", "policy", "hit rate#", "hits#", "misses#", "bytes#", "wasted#", ""
+    )
+    for one in sorted(found.policies, key=lambda one: -(one.hit_rate or 0)):
+        if one.hit_rate is None:
+            shown.add_row(one.policy, *5 * [""], coloured("absent"))
+            continue
+        cells = [f"{one.hit_rate:.4f}", str(one.hits), str(one.misses), str(one.bytes), str(one.wasted_prefetches)]
+        shown.add_row(one.policy, *cells, "" if one.causal else "knows the future")
+    out.print(shown)
+    if any(not one.applicable for one in found.policies):
+        out.print("absent: the trace has no router probabilities, embeddings, or nothing to learn from")
