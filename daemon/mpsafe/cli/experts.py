@@ -2,17 +2,20 @@
 """mpsafe experts: serving mixture-of-experts models with the experts that do not fit left in host memory."""
 
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import track
 
 from mpsafe.cli.options import coloured, console, json_option, print_json, table, words
+from mpsafe.errors import ExtraMissing
 from mpsafe.experts.simulation import NAMES, Simulation, chosen
 from mpsafe.experts.simulation import simulate as run
-from mpsafe.experts.trace import EXPERTS_MAX, read
+from mpsafe.experts.trace import EXPERTS_MAX, read, write
 
 __all__ = ["experts"]
 
@@ -73,6 +76,32 @@ def simulate(
         print_json("mpsafe.simulation/1", **dataclasses.asdict(found))
     else:
         _tell(found, prefetch=prefetch)
+
+
+@experts.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--text", "texts", type=FILE, multiple=True, required=True, help="a request: the beginning of this text")
+@click.option("--tokens", default=128, show_default=True, type=click.IntRange(2, 1 << 16), help="of each text, at most")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="where the trace goes")
+def record(model: Path, texts: tuple[Path, ...], tokens: int, out: Path) -> None:
+    """Record what MODEL's routers say of texts, token by token.
+
+    MODEL is the directory of a Hugging Face model with its tokenizer. The trace has whole router probabilities, what
+    the routers of the next layers make of each hidden state, and embeddings; mpsafe experts simulate reads it.
+    """
+    recording = serving("mpsafe.experts.recording")
+    shown = track(texts, "texts", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    trace = recording.record_texts(model, shown, tokens=tokens)
+    write(out, trace)
+    click.echo(f"{len(trace)} tokens, {trace.layers} layers of {trace.experts} experts: {out}")
+
+
+def serving(name: str) -> Any:
+    """A module that needs torch and transformers. ExtraMissing where they are not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("experts", error.name or name) from error
 
 
 def _tell(found: Simulation, *, prefetch: int) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "BadCudaCall",
     "DaemonUnreachable",
     "DemoCannotRun",
+    "ExtraMissing",
     "NoCudaDriver",
     "PeerMisbehaved",
     "SocketTaken",
@@ -50,6 +51,20 @@ class DaemonUnreachable(ConnectionEnded):
     @override
     def __str__(self) -> str:
         return f"mpsafed does not answer on {self.socket}: {self.reason}"
+
+
+@dataclass(eq=False)
+class ExtraMissing(CannotRun):
+    """What is asked for needs packages that are not installed."""
+
+    code: ClassVar[str] = "extra-missing"
+    hint: ClassVar[str] = "install them with: pip install 'mpsafe[experts]'"
+    extra: str
+    module: str
+
+    @override
+    def __str__(self) -> str:
+        return f"the module {self.module} is missing, which the extra {self.extra} brings"
 
 
 @dataclass(eq=False)

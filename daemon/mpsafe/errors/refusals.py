@@ -12,23 +12,19 @@ __all__ = [
     "BadHandle",
     "BadRequest",
     "BadTensorFile",
-    "BadTrace",
     "ContentsChanged",
     "ControlFailed",
     "DrillRefused",
     "EpochHeld",
     "InternalError",
-    "LeaseTooSmall",
     "ModelDiffers",
     "NoStandby",
     "NotGranted",
-    "NotMixture",
     "NotOurs",
     "NotPermitted",
     "NotSupported",
     "QuotaExceeded",
     "RegionLost",
-    "ShardDamaged",
     "TooManyReports",
     "UnknownClient",
     "UnknownControl",
@@ -157,20 +153,6 @@ class RegionLost(Refused):
 
 
 @dataclass(eq=False)
-class LeaseTooSmall(Refused):
-    """A cache of experts would be smaller than what one layer needs at once."""
-
-    code: ClassVar[str] = "lease-too-small"
-    hint: ClassVar[str] = "ask for a lease whose floor holds that many experts, or serve a smaller model"
-    slots: int
-    least: int
-
-    @override
-    def __str__(self) -> str:
-        return f"room for {self.slots} experts is too little: a layer and what is on its way need {self.least}"
-
-
-@dataclass(eq=False)
 class ModelDiffers(Refused):
     """A module is not of the class, or of the size, that a region's tensors were made of."""
 
@@ -198,23 +180,6 @@ class BadTensorFile(Refused):
     @override
     def __str__(self) -> str:
         return f"{self.file}: {self.problem}"
-
-
-@dataclass(eq=False)
-class BadTrace(Refused):
-    """A file of expert routes that cannot be read."""
-
-    code: ClassVar[str] = "bad-trace"
-    hint: ClassVar[str] = (
-        'a line is {"tok": 1, "layers": [[3, 17], [0, 5]]}; mpsafe experts record writes the other form'
-    )
-    file: str
-    place: str
-    problem: str
-
-    @override
-    def __str__(self) -> str:
-        return ": ".join(word for word in (self.file, self.place, self.problem) if word)
 
 
 @dataclass(eq=False)
@@ -299,22 +264,6 @@ class UnknownControl(Refused):
 
 
 @dataclass(eq=False)
-class NotMixture(Refused):
-    """A model has no experts that could be offloaded."""
-
-    code: ClassVar[str] = "not-mixture"
-    hint: ClassVar[str] = (
-        "name a Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, or another model that transformers runs by that interface"
-    )
-    model: str
-    problem: str
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.model}: {self.problem}"
-
-
-@dataclass(eq=False)
 class NotOurs(Refused):
     """mpsafed only watches this control daemon: the configuration says that somebody else runs it."""
 
@@ -339,21 +288,6 @@ class NotSupported(Refused):
     @override
     def __str__(self) -> str:
         return f"{self.what} wants {self.wants}"
-
-
-@dataclass(eq=False)
-class ShardDamaged(Refused):
-    """A layer's experts in host memory are not what their hash says."""
-
-    code: ClassVar[str] = "shard-damaged"
-    hint: ClassVar[str] = "load the model again from its files; nothing of this shard was used"
-    layer: int
-    expected: str
-    got: str
-
-    @override
-    def __str__(self) -> str:
-        return f"the experts of layer {self.layer} have the SHA-256 {self.got}, not {self.expected}"
 
 
 @dataclass(eq=False)

@@ -3,8 +3,14 @@
 
 from typing import Any
 
+AutoConfig: Any
+AutoModelForCausalLM: Any
+AutoTokenizer: Any
 LlamaConfig: Any
 LlamaForCausalLM: Any
+OlmoeConfig: Any
+OlmoeForCausalLM: Any
+PreTrainedTokenizerFast: Any
 Qwen2Config: Any
 Qwen2ForCausalLM: Any
 Qwen3MoeConfig: Any
