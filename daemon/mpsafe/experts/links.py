@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way from host memory to the device, with what is needed now before what may be needed soon.
+
+`EmulatedLink` is for machines without a GPU: a thread that copies at a stated bandwidth, in pieces, so that an urgent
+transfer waits for one piece of another at most. It is no measure of any GPU, and says so.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from torch import Tensor
+
+__all__ = ["EmulatedLink", "Link", "Transfer"]
+
+PIECE_BYTES: Final = 256 << 10
+
+
+class Transfer:
+    """One expert on its way. `urgent`: somebody waits for it."""
+
+    def __init__(self, source: Tensor, target: Tensor, *, urgent: bool) -> None:
+        self.source = source
+        self.target = target
+        self.urgent = urgent
+        self.moved = 0
+        self.abandoned = False
+        self._arrived = threading.Event()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the device has all of it."""
+        return self._arrived.is_set()
+
+    def arrive(self) -> None:
+        """All of it is there, or it was abandoned."""
+        self._arrived.set()
+
+    def wait(self) -> None:
+        """Until it has arrived."""
+        self._arrived.wait()
+
+
+class Link(Protocol):
+    """`name`: what it is, for reports; an emulated one says so."""
+
+    name: str
+
+    def send(self, transfer: Transfer) -> None: ...
+    def hurry(self, transfer: Transfer) -> None:
+        """It is needed now."""
+        ...
+
+    def abandon(self, transfer: Transfer) -> None:
+        """Nobody wants it any more; returns when nothing more is written to its target."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EmulatedLink:
+    """`bandwidth`: bytes a second, one transfer at a time. `may_go` is asked before each piece that is not urgent."""
+
+    def __init__(self, bandwidth: float, *, may_go: Callable[[int], bool] | None = None) -> None:
+        self.name = f"emulated link of {bandwidth / 1e9:g} GB/s"
+        self._bandwidth = bandwidth
+        self._may_go = may_go
+        self._urgent: deque[Transfer] = deque()
+        self._others: deque[Transfer] = deque()
+        self._wake = threading.Condition()
+        self._moving: Transfer | None = None
+        self._open = True
+        self._thread = threading.Thread(target=self._run, name="mpsafe-link", daemon=True)
+        self._thread.start()
+
+    def send(self, transfer: Transfer) -> None:
+        with self._wake:
+            (self._urgent if transfer.urgent else self._others).append(transfer)
+            self._wake.notify_all()
+
+    def hurry(self, transfer: Transfer) -> None:
+        with self._wake:
+            if not transfer.urgent:
+                transfer.urgent = True
+                if transfer in self._others:
+                    self._others.remove(transfer)
+                    self._urgent.append(transfer)
+                self._wake.notify_all()
+
+    def abandon(self, transfer: Transfer) -> None:
+        with self._wake:
+            transfer.abandoned = True
+            for queue in (self._urgent, self._others):
+                if transfer in queue:
+                    queue.remove(transfer)
+                    transfer.arrive()
+            self._wake.wait_for(lambda: self._moving is not transfer)
+
+    def close(self) -> None:
+        """Whatever is on its way is abandoned."""
+        with self._wake:
+            self._open = False
+            for transfer in (*self._urgent, *self._others):
+                transfer.abandoned = True
+                transfer.arrive()
+            self._urgent.clear()
+            self._others.clear()
+            self._wake.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        free_at = time.monotonic()
+        while (transfer := self._next()) is not None:
+            end = min(transfer.moved + PIECE_BYTES, len(transfer.source))
+            if not transfer.urgent and self._may_go is not None and not self._may_go(end - transfer.moved):
+                time.sleep(0.001)
+                self._put_back(transfer)
+                continue
+            transfer.target[transfer.moved : end].copy_(transfer.source[transfer.moved : end])
+            free_at = max(free_at, time.monotonic() - 0.002) + (end - transfer.moved) / self._bandwidth
+            if (early := free_at - time.monotonic()) > 0.0005:
+                time.sleep(early)
+            transfer.moved = end
+            self._put_back(transfer)
+
+    def _next(self) -> Transfer | None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._urgent or self._others or not self._open)
+            queue = self._urgent or self._others
+            self._moving = queue.popleft() if queue else None
+            return self._moving
+
+    def _put_back(self, transfer: Transfer) -> None:
+        """In front of its queue, unless it is through."""
+        with self._wake:
+            self._moving = None
+            if transfer.abandoned or transfer.moved == len(transfer.source) or not self._open:
+                transfer.arrive()
+            else:
+                (self._urgent if transfer.urgent else self._others).appendleft(transfer)
+            self._wake.notify_all()

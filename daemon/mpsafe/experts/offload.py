@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves an unmodified Transformers model with most of its experts in host memory.
+
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    offloaded = experts.attach(model, cache_percent=25)
+    model.generate(...)
+
+The experts' parameters leave the model for sealed host memory; the model's experts are run by the function that is
+registered as "mpsafe" (`transformers.integrations.moe`). Experts are computed one after the other in the order of
+their ids, in whatever slot each is: the output does not depend on what was resident.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from mpsafe.errors import BadRequest
+from mpsafe.experts.host import HostExperts, layout_of, pack
+from mpsafe.experts.layers import MoeLayer, moe_layers, router_logits
+from mpsafe.experts.links import EmulatedLink, Link
+from mpsafe.experts.policies import POLICIES, Known, Routed, Shape, Step
+from mpsafe.experts.residency import Counters, Residency
+from mpsafe.experts.slots import SlotPool
+from mpsafe.experts.trace import Floats, Ids
+
+__all__ = ["Offloaded", "attach"]
+
+FUNCTION: Final = "mpsafe"
+ATTRIBUTE: Final = "_mpsafe"
+NOBODY: Final[Ids] = np.empty(0, np.intp)
+AHEAD: Final = 3
+DEFAULT_BANDWIDTH: Final = 8e9
+
+
+def attach(
+    model: Any,
+    *,
+    cache_percent: float = 25.0,
+    policy: str = "mpsafe",
+    prefetch: int = 2,
+    device: Any = "cpu",
+    link: Callable[[], Link] | None = None,
+    host: HostExperts | None = None,
+) -> "Offloaded":
+    """Takes the model's experts out of it, and serves them from a cache on `device` with room for that share of them.
+
+    `prefetch`: experts that may be on their way ahead of time; `link`: how they get there, on a CPU an emulated link of
+    8 GB/s; `host`: the experts, where another process has packed them already. NotMixture for another kind of model.
+    """
+    known = {one.name: one for one in POLICIES if isinstance(one, Known)}
+    if policy not in known:
+        raise BadRequest("policy", f"one of {', '.join(known)}", repr(policy))
+    layers = moe_layers(model)
+    used = int(getattr(model.config, "num_experts_per_tok", 0) or getattr(model.config, "top_k", 1))
+    slots = int(len(layers) * layers[0].count * cache_percent / 100 + 1e-9)
+    shape = Shape(len(layers), layers[0].count, used, slots)
+    if slots < min(2 * used, shape.total):
+        least = 100 * 2 * used / shape.total
+        raise BadRequest("cache_percent", f"at least {least:.3g}, room for {2 * used} experts", f"{cache_percent:g}")
+    layout = layout_of(layers[0])
+    if host is None:
+        host = HostExperts([pack(layer, layout) for layer in layers], layout, count=shape.experts)
+    return Offloaded(model, layers, shape, known[policy], host, (link or _emulated)(), prefetch=prefetch, device=device)
+
+
+def _emulated() -> Link:
+    return EmulatedLink(DEFAULT_BANDWIDTH)
+
+
+class Offloaded:
+    """A model whose experts are served from a cache. `close` puts them back."""
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[MoeLayer],
+        shape: Shape,
+        known: Known,
+        host: HostExperts,
+        link: Link,
+        *,
+        prefetch: int,
+        device: Any,
+    ) -> None:
+        self.model = model
+        self.shape = shape
+        self.link = link
+        self.host = host
+        self._layers = layers
+        self._pool = SlotPool(host.layout, shape.slots, device=device)
+        self.policy = known.make(shape)
+        self._residency = Residency(shape, self.policy, host, self._pool, link)
+        self._prefetch = prefetch
+        self._looks_ahead = "ahead" in known.needs or known.name.startswith("mpsafe")
+        self._lock = threading.Lock()
+        self._router_said: tuple[Tensor, Tensor | None] | None = None
+        self._embedding: Floats | None = None
+        self._context: Floats | None = None
+        self._request = 0
+        self._begun = False
+        with ExitStack() as stack:
+            stack.callback(self._close_host)
+            self._take(stack)
+            stack.callback(link.close)
+            self._undo = stack.pop_all()
+        model.to(device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def counters(self) -> Counters:
+        """What happened so far."""
+        return self._residency.counters
+
+    @property
+    def slots(self) -> int:
+        """Room for so many experts."""
+        return self._pool.count
+
+    @property
+    def cache_bytes(self) -> int:
+        """Device memory that the cache holds."""
+        return self._pool.nbytes
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of one expert."""
+        return self.host.layout.nbytes
+
+    def resize(self, slots: int) -> None:
+        """Gives device memory back, or takes more, between two layers; may be called by any thread.
+
+        LeaseTooSmall below the fewest slots that a layer needs, and nothing has changed.
+        """
+        with self._lock:
+            self._residency.resize(min(slots, self.shape.total))
+
+    def close(self) -> None:
+        """The model has its experts back, on the CPU, and is as it was."""
+        self._undo.close()
+
+    def _take(self, stack: ExitStack) -> None:
+        """Experts out of the modules, hooks in; each with its way back."""
+        before = self.model.config._experts_implementation
+        ALL_EXPERTS_FUNCTIONS.register(FUNCTION, _run)
+        stack.callback(self.model.set_experts_implementation, before)
+        self.model.set_experts_implementation(FUNCTION)
+        for number, layer in enumerate(self._layers):
+            stack.callback(self._give_back, number)
+            for name in layer.tensors:
+                del layer.experts._parameters[name]
+            object.__setattr__(layer.experts, ATTRIBUTE, (self, number))
+            stack.callback(layer.router.register_forward_hook(self._listener(number)).remove)
+        embeddings = self.model.get_input_embeddings()
+        stack.callback(self.model.base_model.register_forward_pre_hook(self._called, with_kwargs=True).remove)
+        stack.callback(embeddings.register_forward_hook(self._embedded).remove)
+        stack.callback(self.model.base_model.register_forward_hook(self._finished).remove)
+
+    def _give_back(self, number: int) -> None:
+        layer = self._layers[number]
+        object.__delattr__(layer.experts, ATTRIBUTE)
+        for part in self.host.layout.parts:
+            whole = torch.stack([part.of(self.host.record(number, one)) for one in range(self.shape.experts)])
+            layer.experts._parameters[part.name] = nn.Parameter(whole, requires_grad=False)
+
+    def _close_host(self) -> None:
+        self._residency.forget()
+        self.host.close()
+
+    def _called(self, module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        """A forward pass begins; of a new request, if there is no cache, or nothing in it."""
+        cache: Any = named.get("cache", named.get("past_key_values"))
+        if cache is None or not cache.get_seq_length():
+            self._request += 1
+            self._context = None
+
+    def _embedded(self, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        """The embeddings of its tokens are known."""
+        self._embedding = _numpy(output.reshape(-1, output.shape[-1])[-1])
+        if self._context is None:
+            self._context = np.zeros_like(self._embedding)
+        with self._lock:
+            self._begin(output[..., 0].numel())
+
+    def _finished(self, module: nn.Module, given: tuple[Tensor, ...], output: Any) -> None:
+        states = output.last_hidden_state
+        self._context = _numpy(states.reshape(-1, states.shape[-1])[-1])
+
+    def _listener(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
+        count = self.shape.experts
+        later = self._layers[number + 1 : number + 1 + AHEAD] if self._looks_ahead else []
+
+        def routed(module: nn.Module, given: tuple[Tensor, ...], output: Any) -> None:
+            said = torch.softmax(router_logits(output, count).float(), -1).mean(0)
+            rows = [router_logits(one.router.forward(*given), count).float() for one in later]
+            ahead = [torch.softmax(row, -1).mean(0) for row in rows]
+            ahead += [torch.zeros_like(said)] * (AHEAD - len(ahead))
+            self._router_said = (said, torch.stack(ahead) if self._looks_ahead else None)
+
+        return routed
+
+    def run(self, number: int, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        """One layer's experts: hidden [T, H], ids and weights [T, K] as the router gave them; returns [T, H]."""
+        ids = np.unique(index.cpu().numpy())
+        ids = ids[ids < self.shape.experts]
+        flat = ids + number * self.shape.experts
+        out = torch.zeros_like(hidden)
+        with self._lock:
+            if number == 0 and not self._begun:
+                self._begin(len(hidden))
+            self._begun = False
+            most = self._pool.count
+            missing = sum(self._residency.slot(int(one)) < 0 for one in flat)
+            self.policy.routed(routed := self._routed(number, flat, missing))
+            for start in range(0, len(flat), most):
+                part = flat[start : start + most]
+                coming = self._residency.ask(part, routed)
+                if start + most >= len(flat):
+                    self._residency.prefetch(self._prefetch, in_use=part)
+                began = time.perf_counter()
+                for transfer in coming:
+                    transfer.wait()
+                self.counters.stalled_s += time.perf_counter() - began if coming else 0.0
+                self._compute(number, part, hidden, index, weights, out)
+        return out
+
+    def _begin(self, tokens: int) -> None:
+        self._begun = True
+        self.counters.tokens += tokens
+        self.policy.begin(Step(self._request, self._embedding, self._context))
+        self._residency.prefetch(self._prefetch, in_use=NOBODY)
+
+    def _routed(self, number: int, flat: Ids, missing: int) -> Routed:
+        assert self._router_said is not None
+        said, ahead = self._router_said
+        return Routed(number, flat, missing, _numpy(said), None if ahead is None else _numpy(ahead))
+
+    def _compute(self, number: int, flat: Ids, hidden: Tensor, index: Tensor, weights: Tensor, out: Tensor) -> None:
+        experts: Any = self._layers[number].experts
+        for one in flat.tolist():
+            tokens, places = torch.where(index.eq(one - number * self.shape.experts))
+            tensors = self._pool.tensors(self._residency.slot(one))
+            found = _expert(experts, tensors, hidden[tokens])
+            found = found * weights[tokens, places, None]
+            out.index_add_(0, tokens, found.to(out.dtype))
+
+
+def _run(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The experts function, in the place of a layer's own (transformers calls its argument `self`)."""
+    offloaded, number = getattr(self, ATTRIBUTE)
+    found: Tensor = offloaded.run(number, hidden_states, top_k_index, top_k_weights)
+    return found
+
+
+def _expert(experts: Any, tensors: dict[str, Tensor], given: Tensor) -> Tensor:
+    """One expert over its tokens, [t, H]; as `transformers.integrations.moe` has it, for any form that it knows."""
+    up = "gate_up_proj" if experts.has_gate else "up_proj"
+    found = _linear(given, tensors[up], tensors.get(f"{up}_bias"), transposed=experts.is_transposed)
+    found = experts._apply_gate(found) if experts.has_gate else experts.act_fn(found)
+    found = _linear(found, tensors["down_proj"], tensors.get("down_proj_bias"), transposed=experts.is_transposed)
+    return experts.post_expert_norm(found) if getattr(experts, "has_post_expert_norm", False) else found
+
+
+def _linear(given: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
+    return nn.functional.linear(given, weight.transpose(0, 1) if transposed else weight, bias)
+
+
+def _numpy(tensor: Tensor) -> Floats:
+    found: Floats = tensor.detach().float().cpu().numpy()
+    return found
