@@ -17,8 +17,10 @@ from as_user import as_user
 from mpsafe.errors import NotPermitted
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
+from mpsafe.protocol.leases import LeasesInterface
 from mpsafe.protocol.mps import MpsInterface
 from mpsafe.protocol.standby import StandbyInterface
+from mpsafe.protocol.store import StoreInterface
 from mpsafe.protocol.vault import VaultInterface
 from mpsafed.peer import METHOD_ROLES, Peer, peer_of
 from mpsafed.processes import identify
@@ -95,7 +97,15 @@ def test_a_peer_that_has_ended_has_no_identity(place: Path) -> None:
 def test_each_method_has_its_role() -> None:
     declared = {
         f"{interface.name}.{name}"
-        for interface in (HostInterface, EventsInterface, MpsInterface, StandbyInterface, VaultInterface)
+        for interface in (
+            HostInterface,
+            EventsInterface,
+            LeasesInterface,
+            MpsInterface,
+            StandbyInterface,
+            StoreInterface,
+            VaultInterface,
+        )
         for name, _ in inspect.getmembers(interface, inspect.isfunction)
         if name[0].isupper()
     }

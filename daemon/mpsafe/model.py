@@ -12,6 +12,8 @@ blame    the client named as the cause, with the evidence; nobody is an answer
 fence    the ordered stop of a client
 vault    GPU memory held by file descriptors; region: one named piece of it, immutable or durable
 epoch    a tenant's right to write its durable regions; one process holds it, a takeover begins the next
+lease    a timed grant of a device's memory or SM share to a process: floor, target, ceiling
+content  host data by its hash, in the store: one sealed memfd; link: what a device is loaded over
 standby  a warm process of a tenant outside the server it protects against; takeover: its promotion
 """
 

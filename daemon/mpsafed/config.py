@@ -20,6 +20,7 @@ from mpsafe.model import Limits
 from mpsafed.declared import Declared
 from mpsafed.driver import Mode
 from mpsafed.driver import Policy as DriverPolicy
+from mpsafed.leases.leases import LeaseRules
 from mpsafed.policy import Policy, TenantPolicy
 from mpsafed.vault.vault import Quota
 
@@ -121,6 +122,40 @@ class VaultConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LeasesConfig:
+    """[leases]. `reserve_mib`: of each device, for nobody. `ttl_ms`: how long a lease is good for that is not renewed.
+
+    `pressure_ms`: how long a holder has to free memory. `look_ms`: how often NVML is asked while there are leases.
+    `settle_ms`: how long there has to be no pressure before leases grow. `link_mib_s`: what a device's link can do.
+    """
+
+    reserve_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 512
+    ttl_ms: Annotated[int, msgspec.Meta(ge=500, le=3_600_000)] = 10_000
+    pressure_ms: Milliseconds = 50
+    look_ms: Annotated[int, msgspec.Meta(ge=10, le=60_000)] = 100
+    settle_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
+    link_mib_s: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 16_384
+
+    def rules(self) -> LeaseRules:
+        """What the leases are kept by."""
+        return LeaseRules(
+            reserve_bytes=self.reserve_mib << 20,
+            ttl_s=self.ttl_ms / 1000,
+            pressure_s=self.pressure_ms / 1000,
+            look_s=self.look_ms / 1000,
+            settle_s=self.settle_ms / 1000,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """[store]. `grace_ms`: how long a content is kept that nobody uses. `shared`: all users are one."""
+
+    grace_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = 60_000
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """[policy]"""
 
@@ -139,6 +174,8 @@ class TenantConfig:
     """[[tenant]]. `uid`: who may attach for it; anybody where it is left out. `cgroup`: its own, to be frozen.
 
     `vault_bytes` and `vault_handles`: what it may hold in the vault. `readers`: who may read its immutable regions.
+    `store_bytes`: what it may keep in the store.
+
     `standby`: whether systemd is to keep one. `after_takeover`: whether its process stays outside MPS.
     """
 
@@ -149,6 +186,7 @@ class TenantConfig:
     vault_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     vault_handles: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 256
     readers: list[Name] = field(default_factory=lambda: list[str]())
+    store_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
     standby: Literal["own", "systemd"] = "own"
     after_takeover: Literal["stay", "return"] = "stay"
 
@@ -164,6 +202,8 @@ class Config:
     fence: FenceConfig = field(default_factory=FenceConfig)
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)
     vault: VaultConfig = field(default_factory=VaultConfig)
+    leases: LeasesConfig = field(default_factory=LeasesConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     limits: list[LimitsConfig] = field(default_factory=lambda: list[LimitsConfig]())
@@ -224,6 +264,8 @@ _TABLES: Final[dict[str, type[Any]]] = {
     "fence": FenceConfig,
     "takeover": TakeoverConfig,
     "vault": VaultConfig,
+    "leases": LeasesConfig,
+    "store": StoreConfig,
     "policy": PolicyConfig,
     "metrics": MetricsConfig,
 }

@@ -10,16 +10,18 @@ too: only a new process sees a driver that was loaded or replaced since.
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Self, TypeAlias
+from typing import Annotated, Final, Self, TypeAlias, TypeVar
 
 import msgspec
 
 from mpsafe.model import Device, SourceState
 from mpsafed.child import Child
 
-__all__ = ["DeviceList", "Devices"]
+__all__ = ["DeviceList", "Devices", "ProcessList", "ProcessMemory"]
 
 DeviceList: TypeAlias = list[Device]
+
+T = TypeVar("T")
 
 LINE_MAX_BYTES: Final = 1 << 20
 PAUSE_MAX_S: Final = 60.0
@@ -41,6 +43,17 @@ class _Answer(msgspec.Struct):
 class _Seen(msgspec.Struct):
     devices: Annotated[list[Device], msgspec.Meta(max_length=256)]
     problems: Annotated[list[str], msgspec.Meta(max_length=256)]
+
+
+class ProcessMemory(msgspec.Struct, frozen=True):
+    """What one process uses of one device, in bytes; None: NVML cannot tell."""
+
+    uuid: str
+    pid: int
+    used_bytes: int | None
+
+
+ProcessList: TypeAlias = list[ProcessMemory]
 
 
 class _Lost(Exception):
@@ -123,6 +136,8 @@ class Devices:
         self._helper: _Helper | None = None
         self._undead: _Helper | None = None
         self._refreshing: asyncio.Task[None] | None = None
+        self._using: asyncio.Task[tuple[DeviceList, ProcessList] | None] | None = None
+        self._asking = asyncio.Lock()
         self._devices: DeviceList = []
         self._seen_at: float | None = None
         self._state = SourceState(name="nvml", alive=False, detail="not asked yet")
@@ -151,12 +166,20 @@ class Devices:
             self._report(f"NVML has not answered within {self._deadline_s:g} s")
         return self._devices.copy()
 
+    async def usage(self) -> tuple[DeviceList, ProcessList] | None:
+        """The devices and who uses them, both now; None where NVML cannot be asked (see `state`)."""
+        if self._using is None or self._using.done():
+            self._using = asyncio.create_task(self._use())
+        await asyncio.wait({self._using})
+        return self._using.result()
+
     async def close(self) -> None:
         """Ends the helper. The next `list` starts a new one."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait({self._refreshing})
-            self._refreshing = None
+        for task in (self._using, self._refreshing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        self._using = self._refreshing = None
         if self._helper is not None:
             helper, self._helper = self._helper, None
             await helper.end(kill=False)
@@ -166,12 +189,9 @@ class Devices:
 
     async def _refresh(self) -> None:
         try:
-            seen = await self._ask_devices()
+            seen = await self._ask("devices", _Seen)
         except _Lost as lost:
-            self._report(str(lost))
-            self._retry_at = asyncio.get_running_loop().time() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
-            await self._drop_helper()
+            await self._lose(lost)
             return
         self._devices = seen.devices
         self._seen_at = asyncio.get_running_loop().time()
@@ -179,22 +199,41 @@ class Devices:
         detail = "; ".join([f"{len(seen.devices)} devices", *seen.problems])
         self._state = SourceState(name="nvml", alive=True, detail=detail)
 
-    async def _ask_devices(self) -> _Seen:
-        if self._undead is not None and self._undead.child.status is None:
-            raise _Lost(f"the NVML helper {self._undead.child.pid} was killed and hangs in the kernel")
-        self._undead = None
-        if self._helper is None:
-            self._helper = await _Helper.start(self._command, self._environment)
-        patience_s = self._deadline_s if self._helper.answered else self._start_deadline_s
+    async def _use(self) -> tuple[DeviceList, ProcessList] | None:
+        devices = await self.list()
+        if not self._state.alive:
+            return None
         try:
-            async with asyncio.timeout(patience_s):
-                answer = await self._helper.ask("devices")
-        except TimeoutError as error:
-            raise _Lost(f"NVML did not answer within {patience_s:g} s; its helper was killed") from error
+            return devices, await self._ask("processes", list[ProcessMemory])
+        except _Lost as lost:
+            await self._lose(lost)
+            return None
+
+    async def _lose(self, lost: _Lost) -> None:
+        """The next helper is started after a pause."""
+        self._report(str(lost))
+        self._retry_at = asyncio.get_running_loop().time() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
+        await self._drop_helper()
+
+    async def _ask(self, what: str, kind: type[T]) -> T:
+        """One question at a time."""
+        async with self._asking:
+            if self._undead is not None and self._undead.child.status is None:
+                raise _Lost(f"the NVML helper {self._undead.child.pid} was killed and hangs in the kernel")
+            self._undead = None
+            if self._helper is None:
+                self._helper = await _Helper.start(self._command, self._environment)
+            patience_s = self._deadline_s if self._helper.answered else self._start_deadline_s
+            try:
+                async with asyncio.timeout(patience_s):
+                    answer = await self._helper.ask(what)
+            except TimeoutError as error:
+                raise _Lost(f"NVML did not answer within {patience_s:g} s; its helper was killed") from error
         try:
-            return msgspec.json.decode(answer, type=_Seen)
+            return msgspec.json.decode(answer, type=kind)
         except msgspec.MsgspecError as error:
-            raise _Lost(f"the NVML helper sent no list of devices: {error}") from error
+            raise _Lost(f"the NVML helper sent no list of {what}: {error}") from error
 
     async def _drop_helper(self) -> None:
         if self._helper is None:

@@ -23,16 +23,20 @@ from mpsafe.errors import BadConfig, CannotRun, SocketTaken
 from mpsafe.model import Identity, Region
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
+from mpsafe.protocol.leases import LeasesInterface
 from mpsafe.protocol.mps import MpsInterface
 from mpsafe.protocol.standby import StandbyInterface
+from mpsafe.protocol.store import StoreInterface
 from mpsafe.protocol.vault import VaultInterface
 from mpsafed import journal, metrics
 from mpsafed.aftermath import Aftermath, TenantAfter
 from mpsafed.api.events import EventsService
 from mpsafed.api.host import HostService
+from mpsafed.api.leases import LeasesService, usage_of
 from mpsafed.api.mps import MpsService
 from mpsafed.api.service import Service
 from mpsafed.api.standby import StandbyService
+from mpsafed.api.store import StoreService
 from mpsafed.api.vault import VaultService
 from mpsafed.config import Config, load
 from mpsafed.devices import Devices
@@ -43,6 +47,8 @@ from mpsafed.engine import Engine
 from mpsafed.fdstore import FdStore
 from mpsafed.fence import FenceLimits
 from mpsafed.freezer import Freezer, cgroup_root
+from mpsafed.leases.leases import Leases
+from mpsafed.leases.links import Links
 from mpsafed.mps.control import Control
 from mpsafed.mps.controls import Controls
 from mpsafed.mps.directories import writer
@@ -58,6 +64,7 @@ from mpsafed.sources.mps_logs import ControlLog, ServerLog
 from mpsafed.sources.nvml_events import NvmlEvents
 from mpsafed.sources.process_events import ProcessEvents
 from mpsafed.state import Line, State
+from mpsafed.store import Store
 from mpsafed.takeover import TakeoverLimits
 from mpsafed.tenants import Tenants
 from mpsafed.vault.check import check, known
@@ -104,6 +111,13 @@ async def serve(config: Config) -> int:
         stack.callback(state.close)
         with _told("[daemon] key socket", config.daemon.socket):
             listener = _listener(config.daemon.socket, store.taken(LISTENER))
+        # What ends with connections is there until the last one is closed.
+        leases = Leases(config.leases.rules(), look=lambda: usage_of(devices))
+        stack.push_async_callback(leases.close)
+        links = Links(config.leases.link_mib_s << 20)
+        stack.callback(links.close)
+        contents = Store({one.name: one.store_bytes for one in config.tenant}, grace_s=config.store.grace_ms / 1000)
+        stack.callback(contents.close)
         service = Service(listener, config.daemon.admin_group, __version__)
         stack.callback(service.close)
         with _told("[metrics] key listen", config.metrics.listen):
@@ -138,6 +152,10 @@ async def serve(config: Config) -> int:
             changed.set()
             losses.look()
 
+        def ended(process: Identity) -> None:
+            vault.ended(process)
+            leasing.ended(process)
+
         engine = Engine(
             state=state,
             policy=config.decisions(),
@@ -154,7 +172,7 @@ async def serve(config: Config) -> int:
                 received_s=config.takeover.received_ms / 1000, serving_s=config.takeover.serving_ms / 1000
             ),
             epochs=vault.epochs,
-            ended=vault.ended,
+            ended=ended,
             freezer=Freezer(cgroup_root()),
             release=lambda client: _release(sources, client),
             metrics=counted,
@@ -162,6 +180,7 @@ async def serve(config: Config) -> int:
             devices_changed=devices_changed,
         )
         stack.push_async_callback(engine.close)
+        leasing = LeasesService(leases, links, devices, tenants, engine.ends.watch)
         sources: list[Source] = _sources(config, state, store, engine, supervisor)
         state.append(Line(cursors=[source.cursor for source in sources]))
         await engine.resume()
@@ -193,6 +212,8 @@ async def serve(config: Config) -> int:
         service.add(MpsInterface(MpsService(supervisor)))
         service.add(StandbyInterface(StandbyService(engine, tenants)))
         service.add(VaultInterface(VaultService(vault, tenants, engine.ends.watch)))
+        service.add(LeasesInterface(leasing))
+        service.add(StoreInterface(StoreService(contents, tenants, shared=config.store.shared)))
         service.start()
         _notify(f"READY=1\nSTATUS=serving, {len(state.events())} events known")
         await stop.wait()

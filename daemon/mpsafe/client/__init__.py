@@ -15,7 +15,8 @@ is returned, and is closed with it.
 
 from mpsafe.client.aio import AsyncClient
 from mpsafe.client.attachment import Attachment
+from mpsafe.client.kept import KeptContent
 from mpsafe.client.opened import OpenedRegion
 from mpsafe.client.sync import Client
 
-__all__ = ["AsyncClient", "Attachment", "Client", "OpenedRegion"]
+__all__ = ["AsyncClient", "Attachment", "Client", "KeptContent", "OpenedRegion"]

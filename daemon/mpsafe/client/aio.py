@@ -18,15 +18,19 @@ from asyncvarlink import (
 
 from mpsafe.client import calls
 from mpsafe.client.attachment import Attachment
+from mpsafe.client.kept import KeptContent
 from mpsafe.client.opened import OpenedRegion
 from mpsafe.client.wire import sent_error
 from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
+from mpsafe.link import Link
 from mpsafe.model import Client as MpsClient
 from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Region, RegionKind, Standby, Tenant
 from mpsafe.protocol import DEFAULT_SOCKET
 from mpsafe.protocol.events import Explanation, Watched
 from mpsafe.protocol.host import Description
+from mpsafe.protocol.leases import Lease, LeaseWord, Resized, Span
 from mpsafe.protocol.standby import Awaited
+from mpsafe.protocol.store import Content
 from mpsafe.protocol.vault import Collected, VaultState
 
 __all__ = ["AsyncClient"]
@@ -180,6 +184,64 @@ class AsyncClient:
         """The vault lets go of everything, and takes nothing in. Wants the role admin."""
         return (await self._call("io.mpsafe.Vault.Drain", {}, calls.Released)).released
 
+    async def acquire(
+        self,
+        tenant: str,
+        device: str,
+        *,
+        memory: Span | None = None,
+        sm: Span | None = None,
+        resident_bytes: int = 0,
+        ttl_ms: int | None = None,
+    ) -> Lease:
+        """A lease for this process, which ends with this connection; see `Client.acquire`."""
+        parameters = calls.acquired(tenant, device, memory, sm, resident_bytes=resident_bytes, ttl_ms=ttl_ms)
+        return (await self._call("io.mpsafe.Leases.Acquire", parameters, calls.Leased)).lease
+
+    async def resize(self, lease: int, *, memory: Span | None = None, sm: Span | None = None) -> Resized:
+        """Other wishes for a lease; another SM share wants another process, and is answered so."""
+        parameters = {"lease": lease, **calls.resized(memory, sm)}
+        return (await self._call("io.mpsafe.Leases.Resize", parameters, calls.Resized)).resized
+
+    async def renew(self, lease: int, granted_bytes: int | None = None) -> Lease:
+        """Holds a lease on; with `granted_bytes` says that this process has gone down to that."""
+        parameters = {"lease": lease, "granted_bytes": granted_bytes}
+        return (await self._call("io.mpsafe.Leases.Renew", parameters, calls.Leased)).lease
+
+    async def release(self, lease: int) -> None:
+        """Gives a lease back."""
+        await self._call("io.mpsafe.Leases.Release", {"lease": lease}, calls.Nothing)
+
+    async def leases(self) -> list[Lease]:
+        """The leases that this user may see."""
+        return (await self._read("io.mpsafe.Leases.List", {}, calls.Leases)).leases
+
+    async def watch_leases(self) -> AsyncGenerator[LeaseWord]:
+        """What becomes of this process's leases; see `Client.watch_leases`."""
+        async for reply in self._stream("io.mpsafe.Leases.Watch", {}, calls.Told):
+            yield reply.told
+
+    async def link(self, device: str, *, weight: int | None = None) -> Link:
+        """A device's link page with a cell for this process, as long as this connection; close what is returned."""
+        parameters = {"device": device, "weight": weight}
+        reply, page = await self._ask_fd("io.mpsafe.Leases.LinkQuota", parameters, calls.Linked)
+        return Link(page, reply.cell)
+
+    async def publish(self, tenant: str, sha256: str, data: int) -> KeptContent:
+        """Has the store keep a sealed memfd, which stays the caller's; see `Client.publish`."""
+        parameters = {"tenant": tenant, "hash": sha256, "size_bytes": os.fstat(data).st_size, "data": 0}
+        reply, kept = await self._ask_fd("io.mpsafe.Store.Publish", parameters, calls.Kept, [data])
+        return KeptContent(reply.content, kept)
+
+    async def open_content(self, sha256: str) -> KeptContent:
+        """The content of that hash. UnknownContent where this user has published none."""
+        reply, kept = await self._ask_fd("io.mpsafe.Store.Open", {"hash": sha256}, calls.Kept)
+        return KeptContent(reply.content, kept)
+
+    async def contents(self) -> list[Content]:
+        """The contents of the store that this user may see."""
+        return (await self._read("io.mpsafe.Store.List", {}, calls.Contents)).contents
+
     async def stand_by(
         self, tenant: str, *, resident_bytes: int = 0, patience_s: float = 60.0
     ) -> AsyncGenerator[Awaited]:
@@ -287,6 +349,21 @@ class AsyncClient:
     async def _call(self, method: str, parameters: dict[str, Any], kind: type[T], fds: Sequence[int] = ()) -> T:
         reply, _ = await self._ask(method, parameters, fds=fds)
         return self._converted(reply, kind)
+
+    async def _ask_fd(
+        self, method: str, parameters: dict[str, Any], kind: type[T], fds: Sequence[int] = ()
+    ) -> tuple[T, int]:
+        """A call that is answered with one descriptor, which is the caller's then."""
+        done = asyncio.get_running_loop().create_future()
+        try:
+            reply, came = await self._ask(method, parameters, done, fds)
+            converted = self._converted(reply, kind)
+            if came is None or len(came) != 1:
+                raise PeerMisbehaved(self._path, "one file descriptor", str(0 if came is None else len(came)))
+            return converted, os.dup(came[0].fileno())
+        finally:
+            if not done.done():
+                done.set_result(None)
 
     async def _read(self, method: str, parameters: dict[str, Any], kind: type[T]) -> T:
         if self._connection is not None:

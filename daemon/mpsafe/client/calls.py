@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from mpsafe.model import Client, ControlDaemon, Device, Event, Region, RegionKind, Standby, Tenant
-from mpsafe.protocol import events, host, standby, vault
+from mpsafe.protocol import events, host, leases, standby, store, vault
 
 __all__ = [
     "Attached",
@@ -16,23 +16,53 @@ __all__ = [
     "Claimed",
     "Clients",
     "Collected",
+    "Contents",
     "Controls",
     "Described",
     "Devices",
     "Events",
     "Explained",
     "Fenced",
+    "Kept",
+    "Leased",
+    "Leases",
+    "Linked",
     "Nothing",
     "Opened",
     "Promoted",
     "Regional",
     "Released",
+    "Resized",
     "Standbys",
     "Tenants",
+    "Told",
     "Vaulted",
     "Watching",
+    "acquired",
     "created",
+    "resized",
 ]
+
+
+def acquired(
+    tenant: str,
+    device: str,
+    memory: leases.Span | None,
+    sm: leases.Span | None,
+    *,
+    resident_bytes: int,
+    ttl_ms: int | None,
+) -> dict[str, Any]:
+    """Parameters of Leases.Acquire."""
+    parameters: dict[str, Any] = {"tenant": tenant, "device": device, "resident_bytes": resident_bytes}
+    parameters |= resized(memory, sm)
+    return parameters if ttl_ms is None else {**parameters, "ttl_ms": ttl_ms}
+
+
+def resized(memory: leases.Span | None, sm: leases.Span | None) -> dict[str, Any]:
+    """What is wanted, as parameters of Leases.Acquire and Resize."""
+    wanted = {"memory": memory, "sm": sm}
+    return {name: msgspec.to_builtins(span) for name, span in wanted.items() if span is not None}
 
 
 def created(
@@ -180,3 +210,47 @@ class Promoted(msgspec.Struct):
     """Of Standby.Promote."""
 
     event: int
+
+
+class Leased(msgspec.Struct):
+    """Of Leases.Acquire and Renew."""
+
+    lease: leases.Lease
+
+
+class Leases(msgspec.Struct):
+    """Of Leases.List."""
+
+    leases: list[leases.Lease]
+
+
+class Resized(msgspec.Struct):
+    """Of Leases.Resize."""
+
+    resized: leases.Resized
+
+
+class Told(msgspec.Struct):
+    """Of Leases.Watch."""
+
+    told: leases.LeaseWord
+
+
+class Linked(msgspec.Struct):
+    """Of Leases.LinkQuota; `page` is a place in the list of descriptors."""
+
+    page: int
+    cell: int
+
+
+class Kept(msgspec.Struct):
+    """Of Store.Publish and Open; `data` is a place in the list of descriptors."""
+
+    content: store.Content
+    data: int
+
+
+class Contents(msgspec.Struct):
+    """Of Store.List."""
+
+    contents: list[store.Content]

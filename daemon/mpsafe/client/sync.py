@@ -2,6 +2,7 @@
 """The client that blocks."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self, TypeVar
@@ -10,15 +11,19 @@ import msgspec
 
 from mpsafe.client import calls
 from mpsafe.client.attachment import Attachment
+from mpsafe.client.kept import KeptContent
 from mpsafe.client.opened import OpenedRegion
 from mpsafe.client.wire import Wire
 from mpsafe.errors import ConnectionEnded, DaemonUnreachable, PeerMisbehaved
+from mpsafe.link import Link
 from mpsafe.model import Client as MpsClient
 from mpsafe.model import ControlDaemon, Device, Event, Figures, Limits, Region, RegionKind, Standby, Tenant
 from mpsafe.protocol import DEFAULT_SOCKET
 from mpsafe.protocol.events import Explanation, Watched
 from mpsafe.protocol.host import Description
+from mpsafe.protocol.leases import Lease, LeaseWord, Resized, Span
 from mpsafe.protocol.standby import Awaited
+from mpsafe.protocol.store import Content
 from mpsafe.protocol.vault import Collected, VaultState
 
 __all__ = ["Client"]
@@ -173,6 +178,74 @@ class Client:
     def drain(self) -> int:
         """The vault lets go of everything, and takes nothing in. Wants the role admin."""
         return self._call("io.mpsafe.Vault.Drain", {}, calls.Released).released
+
+    def acquire(
+        self,
+        tenant: str,
+        device: str,
+        *,
+        memory: Span | None = None,
+        sm: Span | None = None,
+        resident_bytes: int = 0,
+        ttl_ms: int | None = None,
+    ) -> Lease:
+        """A lease for this process, which ends with this connection. NoRoom where a floor cannot be met.
+
+        `memory` in bytes, `sm` in per cent of the SMs; `resident_bytes`: what of it is allocated already.
+        """
+        parameters = calls.acquired(tenant, device, memory, sm, resident_bytes=resident_bytes, ttl_ms=ttl_ms)
+        return self._call("io.mpsafe.Leases.Acquire", parameters, calls.Leased).lease
+
+    def resize(self, lease: int, *, memory: Span | None = None, sm: Span | None = None) -> Resized:
+        """Other wishes for a lease; another SM share wants another process, and is answered so."""
+        parameters = {"lease": lease, **calls.resized(memory, sm)}
+        return self._call("io.mpsafe.Leases.Resize", parameters, calls.Resized).resized
+
+    def renew(self, lease: int, granted_bytes: int | None = None) -> Lease:
+        """Holds a lease on; with `granted_bytes` says that this process has gone down to that."""
+        parameters = {"lease": lease, "granted_bytes": granted_bytes}
+        return self._call("io.mpsafe.Leases.Renew", parameters, calls.Leased).lease
+
+    def release(self, lease: int) -> None:
+        """Gives a lease back."""
+        self._call("io.mpsafe.Leases.Release", {"lease": lease}, calls.Nothing)
+
+    def leases(self) -> list[Lease]:
+        """The leases that this user may see."""
+        return self._read("io.mpsafe.Leases.List", {}, calls.Leases).leases
+
+    def watch_leases(self) -> Iterator[LeaseWord]:
+        """What becomes of this process's leases, on a connection of its own, until that is lost: DaemonUnreachable."""
+        with Wire(self._path, timeout_s=None) as wire:
+            wire.send("io.mpsafe.Leases.Watch", {}, more=True)
+            while True:
+                yield wire.receive(calls.Told)[0].told
+
+    def link(self, device: str, *, weight: int | None = None) -> Link:
+        """A device's link page with a cell for this process, as long as this connection; close what is returned."""
+        parameters = {"device": device, "weight": weight}
+        reply = self._call("io.mpsafe.Leases.LinkQuota", parameters, calls.Linked)
+        (page,) = self._connected().take_fds(1)
+        return Link(page, reply.cell)
+
+    def publish(self, tenant: str, sha256: str, data: int) -> KeptContent:
+        """Has the store keep a sealed memfd, which stays the caller's; what is returned is the copy that is kept.
+
+        That is another one where somebody has published the same before: then one's own is to be closed. The
+        descriptor that is returned is another one in any case.
+        """
+        parameters = {"tenant": tenant, "hash": sha256, "size_bytes": os.fstat(data).st_size, "data": 0}
+        reply = self._call("io.mpsafe.Store.Publish", parameters, calls.Kept, [data])
+        return KeptContent(reply.content, *self._connected().take_fds(1))
+
+    def open_content(self, sha256: str) -> KeptContent:
+        """The content of that hash. UnknownContent where this user has published none."""
+        reply = self._call("io.mpsafe.Store.Open", {"hash": sha256}, calls.Kept)
+        return KeptContent(reply.content, *self._connected().take_fds(1))
+
+    def contents(self) -> list[Content]:
+        """The contents of the store that this user may see."""
+        return self._read("io.mpsafe.Store.List", {}, calls.Contents).contents
 
     def stand_by(self, tenant: str, *, resident_bytes: int = 0, patience_s: float = 60.0) -> Iterator[Awaited]:
         """Waits to take over for a tenant that this process has attached for; ends with `granted` or `refused`.

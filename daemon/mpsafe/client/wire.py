@@ -66,6 +66,11 @@ class Wire:
         """The socket's descriptor."""
         return self._socket.fileno()
 
+    @property
+    def pending(self) -> bool:
+        """Whether a reply is there already, also where the socket has nothing more to read."""
+        return 0 in self._buffer
+
     def call(self, method: str, parameters: dict[str, Any], kind: type[T], fds: Sequence[int] = ()) -> T:
         """One call, one reply. `fds` go with it, and stay the caller's."""
         self.send(method, parameters, more=False, fds=fds)
