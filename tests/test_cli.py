@@ -13,6 +13,8 @@ COMMANDS = [
     "status",
     "tenants",
     "clients",
+    "leases",
+    "store",
     "events",
     "top",
     "fence",

@@ -19,6 +19,8 @@ from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
 from mpsafe.experts.simulation import PolicyResult
 from mpsafe.protocol.host import Description
+from mpsafe.protocol.leases import Lease, Span
+from mpsafe.protocol.store import Content
 from mpsafe.protocol.vault import VaultState
 from mpsafed import config
 
@@ -28,6 +30,7 @@ OBJECTS = {
     "action": model.Action,
     "blame": model.Blame,
     "client": model.Client,
+    "content": Content,
     "control": model.ControlDaemon,
     "device": model.Device,
     "event": model.Event,
@@ -36,10 +39,12 @@ OBJECTS = {
     "finding": Finding,
     "host": Description,
     "identity": model.Identity,
+    "lease": Lease,
     "limits": model.Limits,
     "region": model.Region,
     "server": model.Server,
     "source": model.SourceState,
+    "span": Span,
     "standby": model.Standby,
     "takeover": model.Takeover,
     "policy result": PolicyResult,

@@ -17,7 +17,7 @@ from mpsafe.errors import CannotRun, ConnectionEnded, MpsafeError
 __all__ = ["Commands", "cli", "main"]
 
 SECTIONS: Final = {
-    "Look": ("status", "tenants", "clients", "events", "top"),
+    "Look": ("status", "tenants", "clients", "leases", "store", "events", "top"),
     "Act": ("fence", "mps", "vault", "standby", "drill", "driver"),
     "Serve": ("experts",),
     "Find out": ("doctor", "explain", "config", "demo"),

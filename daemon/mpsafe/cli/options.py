@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options and output that several commands share."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -14,15 +15,32 @@ from rich.text import Text
 from mpsafe.cli.terminal import printable
 from mpsafe.protocol import DEFAULT_SOCKET
 
-__all__ = ["coloured", "console", "json_option", "print_json", "say", "socket_option", "table", "user", "words"]
+__all__ = [
+    "age",
+    "coloured",
+    "console",
+    "json_option",
+    "print_json",
+    "say",
+    "size",
+    "socket_option",
+    "table",
+    "user",
+    "words",
+]
+
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _STYLES: Final = {
-    **dict.fromkeys(("active", "committed", "healthy", "ok", "running", "serving", "warm"), "green"),
+    **dict.fromkeys(("active", "committed", "held", "healthy", "ok", "running", "serving", "warm"), "green"),
     **dict.fromkeys(("absent", "note", "stopped"), "dim"),
-    **dict.fromkeys(("doomed", "fenced", "initializing", "promoted", "starting", "suspect", "warning"), "yellow"),
-    **dict.fromkeys(("failed", "fault", "lost", "wrong"), "red"),
+    **dict.fromkeys(
+        ("doomed", "fenced", "initializing", "pressed", "promoted", "starting", "suspect", "waiting", "warning"),
+        "yellow",
+    ),
+    **dict.fromkeys(("failed", "fault", "late", "lost", "wrong"), "red"),
 }
 
 
@@ -89,3 +107,18 @@ def coloured(word: str) -> Text:
 def user(uid: int | None) -> str:
     """A uid; None is everybody's."""
     return "any" if uid is None else str(uid)
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit that fits."""
+    power = min(len(UNITS) - 1, max(0, int(nbytes).bit_length() - 1) // 10)
+    return f"{nbytes / 1024**power:.{0 if power < 2 else 1}f} {UNITS[power]}"
+
+
+def age(since_ns: int) -> str:
+    """How long ago a time was, in nanoseconds since the epoch of the clock."""
+    seconds = max(0.0, (time.time_ns() - since_ns) / 1e9)
+    for most, unit, seconds_each in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < most:
+            return f"{seconds / seconds_each:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"

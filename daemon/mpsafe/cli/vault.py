@@ -2,20 +2,17 @@
 """mpsafe vault: the regions that are held, and what can be let go of."""
 
 import sys
-import time
 
 import click
 from rich.text import Text
 
-from mpsafe.cli.options import coloured, console, json_option, print_json, socket_option, table, words
+from mpsafe.cli.options import age, coloured, console, json_option, print_json, size, socket_option, table, words
 from mpsafe.client import Client
 from mpsafe.errors import UnknownRegion
 from mpsafe.model import Region
 from mpsafe.protocol.vault import VaultState
 
 __all__ = ["vault"]
-
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @click.group()
@@ -36,7 +33,7 @@ def ls(socket: str, as_json: bool) -> None:
     out = console()
     shown = table("", "region#", "tenant", "name", "kind", "state", "size#", "handles#", "epoch#", "uid#", "age#")
     for one in state.regions:
-        cells = (_size(one.nbytes), str(len(one.sizes)), str(one.epoch or ""), str(one.uid), _age(one.created_ns))
+        cells = (size(one.nbytes), str(len(one.sizes)), str(one.epoch or ""), str(one.uid), age(one.created_ns))
         shown.add_row(str(one.id), words(one.tenant), words(one.name), one.kind, coloured(one.state), *cells)
     if state.regions:
         out.print(shown)
@@ -56,13 +53,13 @@ def show(socket: str, as_json: bool, region: int) -> None:
         return
     out = console()
     process = f"{found.creator.pid} of uid {found.uid}"
-    committed = f"{_age(found.committed_ns)} ago" if found.committed_ns else "never"
+    committed = f"{age(found.committed_ns)} ago" if found.committed_ns else "never"
     for name, value in (
         ("region", f"{found.tenant}/{found.name} ({found.id}), {found.kind}, {found.state}"),
         ("device", found.device),
-        ("size", f"{_size(found.nbytes)} in {len(found.sizes)} handles, layout of {found.layout_bytes} bytes"),
+        ("size", f"{size(found.nbytes)} in {len(found.sizes)} handles, layout of {found.layout_bytes} bytes"),
         ("epoch", str(found.epoch or "none")),
-        ("created", f"{_age(found.created_ns)} ago by process {process}"),
+        ("created", f"{age(found.created_ns)} ago by process {process}"),
         ("committed", f"{committed} {found.digest}".rstrip()),
     ):
         out.print(Text(f"{name:<10} ", "dim") + words(value))
@@ -78,7 +75,7 @@ def rm(socket: str, region: int, yes: bool) -> None:
         found = _known(client, region)
         if sys.stdin.isatty() and not yes:
             name = words(f"{found.tenant}/{found.name}")
-            click.confirm(f"Let go of {name}, {_size(found.nbytes)}?", abort=True)
+            click.confirm(f"Let go of {name}, {size(found.nbytes)}?", abort=True)
         client.release_region(region)
 
 
@@ -96,9 +93,9 @@ def gc(socket: str, as_json: bool, dry_run: bool) -> None:
     out = console()
     for one in collected:
         region = one.region
-        out.print(words(f"{region.id}  {region.tenant}/{region.name}, {_size(region.nbytes)}: {one.why}"))
+        out.print(words(f"{region.id}  {region.tenant}/{region.name}, {size(region.nbytes)}: {one.why}"))
     done = "would be let go of" if dry_run else "let go of"
-    out.print(f"{len(collected)} regions {done}, {_size(sum(one.region.nbytes for one in collected))}")
+    out.print(f"{len(collected)} regions {done}, {size(sum(one.region.nbytes for one in collected))}")
 
 
 @vault.command()
@@ -124,19 +121,6 @@ def _known(client: Client, number: int) -> Region:
 
 
 def _held(state: VaultState) -> Text:
-    total = _size(sum(region.nbytes for region in state.regions))
+    total = size(sum(region.nbytes for region in state.regions))
     held = f"{len(state.regions)} regions, {total}, held by {state.holder}"
     return words(f"{held}; nothing more is taken in: {state.closed}" if state.closed else held)
-
-
-def _size(nbytes: float) -> str:
-    power = min(len(UNITS) - 1, max(0, int(nbytes).bit_length() - 1) // 10)
-    return f"{nbytes / 1024**power:.{0 if power < 2 else 1}f} {UNITS[power]}"
-
-
-def _age(since_ns: int) -> str:
-    seconds = max(0.0, (time.time_ns() - since_ns) / 1e9)
-    for most, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < most:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
