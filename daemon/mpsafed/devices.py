@@ -155,23 +155,23 @@ class Devices:
     async def list(self) -> DeviceList:
         """The devices now; the last ones that were seen, where NVML cannot be asked (see `state`)."""
         now = asyncio.get_running_loop().time()
-        if self._refreshing is None or self._refreshing.done():
+        if (refreshing := self._refreshing) is None or refreshing.done():
             if now < self._retry_at:
                 return self._devices.copy()
-            self._refreshing = asyncio.create_task(self._refresh())
-        done, _ = await asyncio.wait({self._refreshing}, timeout=self._deadline_s)
+            refreshing = self._refreshing = asyncio.create_task(self._refresh())
+        done, _ = await asyncio.wait({refreshing}, timeout=self._deadline_s)
         if done:
-            self._refreshing.result()
+            refreshing.result()
         else:
             self._report(f"NVML has not answered within {self._deadline_s:g} s")
         return self._devices.copy()
 
     async def usage(self) -> tuple[DeviceList, ProcessList] | None:
         """The devices and who uses them, both now; None where NVML cannot be asked (see `state`)."""
-        if self._using is None or self._using.done():
-            self._using = asyncio.create_task(self._use())
-        await asyncio.wait({self._using})
-        return self._using.result()
+        if (using := self._using) is None or using.done():
+            using = self._using = asyncio.create_task(self._use())
+        await asyncio.wait({using})
+        return using.result()
 
     async def close(self) -> None:
         """Ends the helper. The next `list` starts a new one."""
