@@ -181,9 +181,10 @@ class HeldLease:
     def _back(self) -> bool:
         """Acquires again, until it has or is closed (True)."""
         while not select.select([self._stop], [], [], RETRY_S)[0]:
-            self._client.close()
             try:
-                self._id = self._acquire()
+                with self._calling:
+                    self._client.close()
+                    self._id = self._acquire()
             except (ConnectionEnded, Refused) as error:
                 self.problem = str(error)
             else:

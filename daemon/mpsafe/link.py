@@ -116,6 +116,7 @@ class Link:
             raise PeerMisbehaved("mpsafed", f"a link page of version {VERSION}", f"{magic!r}, version {version}")
         self.cell = cell
         self._words = memoryview(self._map).cast("Q")
+        self._pids = self._words[_FIRST::_WORDS]
         self._budget = Budget(bytes_per_s, time.monotonic_ns())
 
     def __enter__(self) -> Self:
@@ -126,14 +127,18 @@ class Link:
 
     def close(self) -> None:
         """Unmaps the page; the daemon frees the cell when the connection is closed."""
+        self._pids.release()
         self._words.release()
         self._map.close()
 
     def cells(self) -> list[tuple[int, Cell]]:
         """The cells that are in use, with their places."""
-        words = self._words
-        starts = range(_FIRST, _FIRST + CELLS * _WORDS, _WORDS)
-        return [(n, Cell(*words[at : at + 6])) for n, at in enumerate(starts) if words[at]]
+        words, found = self._words, list[tuple[int, Cell]]()
+        for place, pid in enumerate(self._pids.tolist()):
+            if pid:
+                at = _FIRST + place * _WORDS
+                found.append((place, Cell(*words[at : at + 6].tolist())))
+        return found
 
     def load(self, nbytes: int) -> None:
         """A load on demand starts: now, and prefetches of all processes wait."""

@@ -132,7 +132,7 @@ class LeasesConfig:
     reserve_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 512
     ttl_ms: Annotated[int, msgspec.Meta(ge=500, le=3_600_000)] = 10_000
     pressure_ms: Milliseconds = 50
-    look_ms: Annotated[int, msgspec.Meta(ge=10, le=60_000)] = 100
+    look_ms: Annotated[int, msgspec.Meta(ge=10, le=60_000)] = 50
     settle_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
     link_mib_s: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 16_384
 

@@ -113,7 +113,6 @@ async def serve(config: Config) -> int:
             listener = _listener(config.daemon.socket, store.taken(LISTENER))
         # What ends with connections is there until the last one is closed.
         leases = Leases(config.leases.rules(), look=lambda: usage_of(devices))
-        stack.push_async_callback(leases.close)
         links = Links(config.leases.link_mib_s << 20)
         stack.callback(links.close)
         contents = Store({one.name: one.store_bytes for one in config.tenant}, grace_s=config.store.grace_ms / 1000)
@@ -125,6 +124,7 @@ async def serve(config: Config) -> int:
         stack.callback(counted.close)
         devices = Devices(environment=_nvml_environment(config))
         stack.push_async_callback(devices.close)
+        stack.push_async_callback(leases.close)
         declared = config.control_daemons()
         controls = Controls(Control(one, _programs_environment()) for one in declared)
         supervisor = Supervisor(

@@ -7,6 +7,7 @@ is late: it is shown so, and gets nothing more. What it uses is never touched, a
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
@@ -23,6 +24,8 @@ __all__ = ["LeaseRules", "Leases", "Look"]
 LEASES_MAX: Final = 4096
 LEASES_PER_PROCESS: Final = 16
 LISTENERS_PER_PROCESS: Final = 4
+
+_log = logging.getLogger(__name__)
 
 Look: TypeAlias = Callable[[], Awaitable[Mapping[str, Usage] | None]]
 
@@ -231,16 +234,22 @@ class Leases:
 
     async def _keep_looking(self) -> None:
         """As long as there are leases."""
-        loop = asyncio.get_running_loop()
         while self._leases:
             await asyncio.sleep(self._rules.look_s)
-            for number in [number for number, at in self._expiries.items() if at < loop.time()]:
-                self.release(number, "it was not renewed in time")
-            if not self._leases or (seen := await self._look()) is None:
-                continue
-            self._take_in(seen)
-            for device in {lease.device for lease in self._leases.values()}:
-                self._balance(device)
+            try:
+                await self._look_after()
+            except Exception:  # what goes wrong once must not keep the leases from ending
+                _log.exception("the leases could not be looked after")
+
+    async def _look_after(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for number in [number for number, at in self._expiries.items() if at < now]:
+            self.release(number, "it was not renewed in time")
+        if not self._leases or (seen := await self._look()) is None:
+            return
+        self._take_in(seen)
+        for device in {lease.device for lease in self._leases.values()}:
+            self._balance(device)
 
     async def _make_room(self, lease: Lease) -> None:
         """Has the others go down until the floor is there; NoRoom when their deadline is over."""
