@@ -5,7 +5,7 @@ import importlib
 import sys
 from typing import Final
 
-BENCHES: Final = ("daemon", "kernel", "takeover")
+BENCHES: Final = ("daemon", "kernel", "leases", "takeover")
 ON_A_GPU: Final = ("takeover",)
 
 

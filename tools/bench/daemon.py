@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,11 +53,12 @@ class Daemon:
     process: subprocess.Popen[bytes]
     socket: str
     kernel_log: Path
+    environment: Mapping[str, str]
 
 
 @contextlib.contextmanager
-def daemon() -> Generator[Daemon]:
-    """The real daemon on a fresh software host."""
+def daemon(more: str = "") -> Generator[Daemon]:
+    """The real daemon on a fresh software host; `more` is added to its configuration."""
     with tempfile.TemporaryDirectory(prefix="mpsafe-bench-") as name, SoftwareHost(Path(name) / "gpu") as host:
         host.start_mps()
         socket, config = f"{name}/mpsafed.sock", Path(name) / "mpsafe.toml"
@@ -65,14 +66,14 @@ def daemon() -> Generator[Daemon]:
             f'[daemon]\nsocket = "{socket}"\nstate_directory = "{name}/state"\n'
             f'[sources]\nkernel_log = "{host.kernel_log}"\n[driver]\nkind = "software"\npath = "{host.driver}"\n'
             f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\npipe_directory = "{host.pipe_directory}"\n'
-            f'log_directory = "{host.log_directory}"\n[[tenant]]\nname = "bench"\n'
+            f'log_directory = "{host.log_directory}"\n{more}[[tenant]]\nname = "bench"\n'
         )
         with (Path(name) / "mpsafed.log").open("wb") as log:
             command = [sys.executable, "-m", "mpsafed.main", "--config", os.fspath(config)]
             process = subprocess.Popen(command, env=host.environment, stderr=log)
             try:
                 _until(lambda: _answers(socket))
-                yield Daemon(process, socket, host.kernel_log)
+                yield Daemon(process, socket, host.kernel_log, host.environment)
             finally:
                 process.terminate()
                 process.wait()
