@@ -31,11 +31,26 @@ from vault_process import OUTSIDE, VaultProcess
 pytestmark = requires("soft")
 
 GIB = 1 << 30
-PATIENT = "[leases]\nreserve_mib = 1024\nlook_ms = 20\nsettle_ms = 0\npressure_ms = 60000\n"
+PATIENT = "[store]\ngrace_ms = 0\n[leases]\nreserve_mib = 1024\nlook_ms = 20\nsettle_ms = 0\npressure_ms = 60000\n"
 HASTY = PATIENT.replace("60000", "50")
 TAKE = "memory = cuda.Memory.create(driver, driver.devices()[0], {} << 30)"
 HOLD = "lease = client.acquire('chat', driver.devices()[0].uuid, memory=Span({}, {}, {}))"
 FORK = "child = os.fork()\nif not child:\n    time.sleep(600)\n    os._exit(0)\n"
+
+SEALED = """
+import fcntl, hashlib
+fd, device = os.memfd_create("x", os.MFD_ALLOW_SEALING), driver.devices()[0].uuid
+os.ftruncate(fd, 1 << 20)
+fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 15)
+name = hashlib.sha256(bytes(1 << 20)).hexdigest()
+"""
+BUSY = """
+while True:
+    lease = client.acquire("chat", device, memory=Span(1 << 30, 2 << 30, 3 << 30))
+    with client.link(device), client.publish("chat", name, fd):
+        client.resize(lease.id, memory=Span(1 << 30, 1 << 30, 2 << 30))
+    client.release(lease.id)
+"""
 
 Start = Callable[..., VaultProcess]
 
@@ -263,6 +278,23 @@ def test_who_is_killed_leaves_nothing(daemon: Mpsafed, device: str, start: Start
             assert daemon.process.poll() is None
     daemon.client.close()
     gone(daemon, before)
+
+
+def test_who_is_killed_at_any_time_leaves_nothing(daemon: Mpsafed, chat: Client, start: Start) -> None:
+    chat.leases()
+    before = daemon.descriptors()
+    for calls in range(0, 60, 9):
+        with start() as victim:
+            victim.do(SEALED)
+            victim.begin(BUSY)
+            while not chat.leases():
+                assert daemon.process.poll() is None
+            for _ in range(calls):
+                chat.leases()
+            victim.kill()
+        while chat.contents():
+            assert daemon.process.poll() is None
+        gone(daemon, before)
 
 
 def test_who_is_killed_while_others_are_asked_for_it(daemon: Mpsafed, chat: Client, device: str, start: Start) -> None:

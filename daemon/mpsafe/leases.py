@@ -21,7 +21,7 @@ from typing import Final, Self, TypeAlias
 from mpsafe.client import Client
 from mpsafe.client.calls import Told
 from mpsafe.client.wire import Wire
-from mpsafe.errors import ConnectionEnded, MpsafeError, Refused, UnknownLease
+from mpsafe.errors import MpsafeError, UnknownLease
 from mpsafe.protocol.leases import Lease, LeaseWord, Span
 
 __all__ = ["HeldLease", "OnPressure"]
@@ -135,7 +135,7 @@ class HeldLease:
                     wire.send("io.mpsafe.Leases.Watch", {}, more=True)
                     if self._follow(wire):
                         return
-            except (ConnectionEnded, UnknownLease) as error:
+            except MpsafeError as error:
                 self.problem = str(error)
                 if self._back():
                     return
@@ -185,7 +185,7 @@ class HeldLease:
                 with self._calling:
                     self._client.close()
                     self._id = self._acquire()
-            except (ConnectionEnded, Refused) as error:
+            except MpsafeError as error:
                 self.problem = str(error)
             else:
                 return False

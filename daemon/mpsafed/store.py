@@ -20,6 +20,7 @@ from mpsafe.protocol.store import CONTENT_BYTES_MAX, Content
 __all__ = ["Key", "Store"]
 
 SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+CONTENTS_MAX: Final = 4096
 CONTENTS_PER_TENANT: Final = 1024
 READERS: Final = 2
 CHUNK: Final = 1 << 20
@@ -120,6 +121,8 @@ class Store:
         own = [kept.content for kept in self._kept.values() if kept.content.tenant == wanted.tenant]
         if len(own) >= CONTENTS_PER_TENANT:
             raise StoreFull(wanted.tenant, "contents", CONTENTS_PER_TENANT, len(own) + 1)
+        if len(self._kept) >= CONTENTS_MAX:
+            raise StoreFull(wanted.tenant, "contents, with all others,", CONTENTS_MAX, len(self._kept) + 1)
         nbytes = sum(one.size_bytes for one in own) + self._publishing[wanted.tenant] + wanted.size_bytes
         quota = self._quotas.get(wanted.tenant)
         if quota is not None and nbytes > quota:
