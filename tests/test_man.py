@@ -17,6 +17,7 @@ from mpsafe import model
 from mpsafe.cli import cli
 from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
+from mpsafe.experts.comparison import Arm, Comparison, Interval
 from mpsafe.experts.simulation import PolicyResult
 from mpsafe.protocol.host import Description
 from mpsafe.protocol.leases import Lease, Span
@@ -48,6 +49,9 @@ OBJECTS = {
     "standby": model.Standby,
     "takeover": model.Takeover,
     "policy result": PolicyResult,
+    "comparison": Comparison,
+    "arm": Arm,
+    "interval": Interval,
     "vault": VaultState,
     "figures": model.Figures,
     "tenant": model.Tenant,

@@ -2,10 +2,11 @@
 """python -m tools.bench [--gpu] [NAME ...]: runs all benchmarks, or those named; with --gpu on a real device."""
 
 import importlib
+import os
 import sys
 from typing import Final
 
-BENCHES: Final = ("daemon", "kernel", "leases", "takeover")
+BENCHES: Final = ("daemon", "experts", "kernel", "leases", "takeover")
 ON_A_GPU: Final = ("takeover",)
 
 
@@ -19,6 +20,7 @@ def main() -> int:
         where = " for a real device" if gpu else ""
         print(f"no benchmark{where} is named {', '.join(unknown)}; there are: {', '.join(there)}", file=sys.stderr)
         return 2
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # bounds are for one thread; read when NumPy is imported
     for name in wanted:
         module = importlib.import_module(f"tools.bench.{name}")
         if gpu:

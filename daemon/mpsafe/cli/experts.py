@@ -3,16 +3,19 @@
 
 import dataclasses
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
 from mpsafe.cli.options import coloured, console, json_option, print_json, table, words
-from mpsafe.errors import ExtraMissing
+from mpsafe.errors import BadRequest, ExtraMissing
+from mpsafe.experts.comparison import Comparison, compare
+from mpsafe.experts.report import page, verdict
 from mpsafe.experts.simulation import NAMES, Simulation, chosen
 from mpsafe.experts.simulation import simulate as run
 from mpsafe.experts.trace import EXPERTS_MAX, read, write
@@ -94,6 +97,89 @@ def record(model: Path, texts: tuple[Path, ...], tokens: int, out: Path) -> None
     trace = recording.record_texts(model, shown, tokens=tokens)
     write(out, trace)
     click.echo(f"{len(trace)} tokens, {trace.layers} layers of {trace.experts} experts: {out}")
+
+
+@experts.command()
+@json_option
+@click.option("--trace", "traces", type=FILE, multiple=True, required=True, help="recorded requests to compare on")
+@click.option("--train", "training", type=FILE, multiple=True, help="recorded requests to learn from before")
+@click.option("--cache", "percents", default="12.5,25", show_default=True, help="per cent of all experts, some sizes")
+@click.option("--prefetch", default=2, show_default=True, type=click.IntRange(0, EXPERTS_MAX), help="experts a layer")
+@click.option("--link", default=25.0, show_default=True, type=click.FloatRange(0.001), help="GB/s, to model the stall")
+@click.option(
+    "--html", "out", type=click.Path(dir_okay=False, path_type=Path), help="write a page there, with pictures"
+)
+def bench(
+    as_json: bool,
+    traces: tuple[Path, ...],
+    training: tuple[Path, ...],
+    percents: str,
+    prefetch: int,
+    link: float,
+    out: Path | None,
+) -> None:
+    """Compare all policies on recorded traces, with paired intervals."""
+    sizes = _sizes(percents)
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("policies", total=len(sizes) * len(NAMES))
+        found = compare(
+            traces,
+            training,
+            sizes,
+            prefetch=prefetch,
+            link_bytes_s=link * 1e9,
+            workers=len(os.sched_getaffinity(0)),
+            done=lambda: progress.advance(task),
+        )
+    if out is not None:
+        about = f"{found[0].requests} requests, {found[0].tokens} tokens, of {', '.join(path.name for path in traces)}"
+        out.write_text(page(found, about=about, link=f"a link of {link:g} GB/s"), encoding="utf-8")
+    if as_json:
+        print_json("mpsafe.comparison/1", comparisons=found)
+        return
+    for one in found:
+        _compared(one)
+
+
+def _sizes(percents: str) -> list[float]:
+    try:
+        sizes = [float(one) for one in percents.split(",")]
+    except ValueError:
+        raise BadRequest("cache", "per cent, like 12.5,25", repr(percents)) from None
+    if not all(0 < one <= 100 for one in sizes):
+        raise BadRequest("cache", "more than 0 and at most 100 per cent", repr(percents))
+    return sizes
+
+
+def _compared(found: Comparison) -> None:
+    out = console()
+    title = f"{found.percent:g} % of the experts, {found.prefetch} brought in ahead a layer, {found.requests} requests"
+    heads = (
+        "policy",
+        "hit rate#",
+        "bytes/LRU#",
+        "precision#",
+        "stall ms#",
+        "closed#",
+        "us a layer#",
+        "mpsafe leads by#",
+    )
+    shown = table(title, *heads)
+    for arm in sorted(found.arms, key=lambda arm: -arm.hit_rate):
+        lead = f"{arm.lead.mean:+.4f} [{arm.lead.low:+.4f}, {arm.lead.high:+.4f}]"
+        shown.add_row(
+            words(arm.policy, "bold green" if arm.role == "ours" else "dim" if arm.role == "bound" else ""),
+            f"{arm.hit_rate:.4f}",
+            f"{arm.bytes_ratio:.3f}",
+            "" if arm.precision is None else f"{arm.precision:.3f}",
+            f"{arm.stall_ms:.3f}",
+            f"{100 * arm.closed:.0f} %",
+            f"{arm.layer_us:.0f}",
+            "" if arm.role == "ours" else lead,
+        )
+    out.print(shown)
+    for line in verdict(found):
+        out.print(line)
 
 
 def serving(name: str) -> Any:

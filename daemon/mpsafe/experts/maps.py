@@ -11,7 +11,7 @@ import numpy as np
 
 from mpsafe.experts.trace import Floats, Ids
 
-__all__ = ["MapStore", "Trajectory"]
+__all__ = ["SHORTLIST", "MapStore", "Trajectory"]
 
 TINY: Final = 1e-12
 SHORTLIST_ABOVE: Final = 20_000
@@ -47,13 +47,13 @@ class MapStore:
 class Trajectory:
     """How much the layers so far of one token resemble those of each stored map.
 
-    Over a store of more than SHORTLIST_ABOVE maps only the SHORTLIST with the nearest keys are compared.
+    Over a store of more than `shortlist_above` maps only the SHORTLIST with the nearest keys are compared.
     """
 
-    def __init__(self, store: MapStore, key_scores: Floats) -> None:
+    def __init__(self, store: MapStore, key_scores: Floats, *, shortlist_above: int = SHORTLIST_ABOVE) -> None:
         self._store = store
         self.places: Ids | None = None
-        if store.count > SHORTLIST_ABOVE:
+        if store.count > shortlist_above:
             self.places = np.argpartition(key_scores, -SHORTLIST)[-SHORTLIST:]
         self._sums: Floats = np.zeros(store.count if self.places is None else SHORTLIST, np.float32)
         self._square = 0.0

@@ -25,7 +25,7 @@ NOBODY: Final[Ids] = np.empty(0, np.intp)
 class Outcome:
     """`hits` and `misses` of what was asked for; `prefetched` experts, `wasted` of which left, or stayed, unused.
 
-    `seconds`: of the policy itself, `events` layers.
+    `seconds`: of the policy itself, `events` layers; `by_request`: hits and uses of each request, in their order.
     """
 
     hits: int
@@ -34,6 +34,7 @@ class Outcome:
     wasted: int
     seconds: float
     events: int
+    by_request: tuple[tuple[int, int], ...]
 
     @property
     def hit_rate(self) -> float:
@@ -68,6 +69,7 @@ class _Replay:
         self._held = 0
         self._hits = self._misses = self._prefetched = self._wasted = 0
         self._seconds = 0.0
+        self._by_request: dict[int, tuple[int, int]] = {}
 
     def run(self) -> Outcome:
         trace = self._trace
@@ -86,7 +88,8 @@ class _Replay:
                 self._layer(number, layer)
         self._wasted += int(self._unused.sum())
         events = len(trace.ids)
-        return Outcome(self._hits, self._misses, self._prefetched, self._wasted, self._seconds, events)
+        each = tuple(self._by_request.values())
+        return Outcome(self._hits, self._misses, self._prefetched, self._wasted, self._seconds, events, each)
 
     def _layer(self, number: int, layer: int) -> None:
         trace, experts = self._trace, self._shape.experts
@@ -94,6 +97,8 @@ class _Replay:
         missing = flat[~self._resident[flat]]
         self._hits += len(flat) - len(missing)
         self._misses += len(missing)
+        hits, uses = self._by_request.get(request := int(trace.requests[number]), (0, 0))
+        self._by_request[request] = hits + len(flat) - len(missing), uses + len(flat)
         routed = Routed(
             layer,
             flat,

@@ -21,19 +21,24 @@ from mpsafe.experts.policies.ours import Mpsafe
 from mpsafe.experts.policies.requests import ActivationMatrices
 from mpsafe.experts.trace import Trace
 
-__all__ = ["NOTHING", "POLICIES", "Known", "Need", "Oracle", "Policy", "Routed", "Shape", "Step", "Wishes"]
+__all__ = ["NOTHING", "POLICIES", "Known", "Need", "Oracle", "Policy", "Role", "Routed", "Shape", "Step", "Wishes"]
 
+Role: TypeAlias = Literal["ours", "ablation", "baseline", "bound"]
 Need: TypeAlias = Literal["probabilities", "ahead", "embeddings", "training"]
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A policy, and what it needs of a trace. `causal`: it does not know the future, so it could serve."""
+    """A policy, and what it needs of a trace. `causal`: it does not know the future, so it could serve.
+
+    `role`: ours, ours in part, or what it is compared with.
+    """
 
     name: str
     about: str
     make: Callable[[Shape], Policy]
     needs: frozenset[Need] = frozenset()
+    role: Role = "baseline"
     causal: ClassVar[bool] = True
 
     def over(self, shape: Shape, trace: Trace) -> Policy:
@@ -52,6 +57,7 @@ class Oracle:
     name: str
     about: str
     over: Callable[[Shape, Trace], Policy]
+    role: ClassVar[Role] = "bound"
     causal: ClassVar[bool] = False
 
     def lacks(self, trace: Trace, *, trained: bool) -> list[Need]:
@@ -97,6 +103,7 @@ POLICIES: Final[tuple[Known | Oracle, ...]] = (
         "gate lookahead, 1 layer, our evictor",
         lambda shape: Pair(Mpsafe(shape, maps=False), Gate(shape, distance=1)),
         _AHEAD,
+        "ablation",
     ),
     Known(
         "linear",
@@ -109,12 +116,18 @@ POLICIES: Final[tuple[Known | Oracle, ...]] = (
         "a trained linear predictor, 1 layer, our evictor",
         lambda shape: Pair(Mpsafe(shape, maps=False), Linear(shape, distance=1)),
         _TRAINED,
+        "ablation",
     ),
     Known("finemoe", "the paper's, 3 layers ahead", lambda shape: FineMoe(shape, distance=3), _MAPS),
     Known("finemoe-2", "the paper's, 2 layers ahead", lambda shape: FineMoe(shape, distance=2), _MAPS),
     Known("finemoe-1", "the paper's, 1 layer ahead", lambda shape: FineMoe(shape, distance=1), _MAPS),
-    Known("mpsafe", "ours", lambda shape: Mpsafe(shape)),
-    Known("mpsafe-no-maps", "ours, without looking for similar tokens", lambda shape: Mpsafe(shape, maps=False)),
+    Known("mpsafe", "ours", lambda shape: Mpsafe(shape), role="ours"),
+    Known(
+        "mpsafe-no-maps",
+        "ours, without looking for similar tokens",
+        lambda shape: Mpsafe(shape, maps=False),
+        role="ablation",
+    ),
     Oracle(
         "oracle",
         "knows what the next two layers ask for, LRU",

@@ -35,7 +35,7 @@ class _Logistic:
         self._square = np.full(features, START_SQUARE)
 
     def __call__(self, features: _Matrix) -> Scores:
-        found: Scores = 1 / (1 + np.exp(-np.clip(features @ self.weights, -30, 30)))
+        found: Scores = 1 / (1 + np.exp(-(features @ self.weights)))
         return found
 
     def learn(self, features: _Matrix, ids: Ids) -> None:

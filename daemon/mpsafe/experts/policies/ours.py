@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from mpsafe.experts.maps import MapStore, Trajectory
+from mpsafe.experts.maps import SHORTLIST, MapStore, Trajectory
 from mpsafe.experts.policies.base import NOTHING, Routed, Scores, Shape, Step, Wishes, steps
 from mpsafe.experts.policies.estimator import Estimator
 from mpsafe.experts.policies.governor import Governor
@@ -24,7 +24,7 @@ RENT: Final = 0.25
 REACH: Final = 2
 BUDGET: Final = 1.05
 NEIGHBOURS: Final = 16
-CAPACITY: Final = 8000
+CAPACITY: Final = 2000
 SHARPNESS: Final = 8.0
 LEAST_LIKELY: Final = 0.1
 
@@ -138,7 +138,7 @@ class Mpsafe:
         self._key = key = np.concatenate([projected(embedding), projected(context)])
         if self._store is not None and self._store.count:
             self._semantic = self._store.semantic(key)
-            self._trajectory = Trajectory(self._store, self._semantic)
+            self._trajectory = Trajectory(self._store, self._semantic, shortlist_above=SHORTLIST)
             if self._trajectory.places is not None:
                 self._semantic = self._semantic[self._trajectory.places]
 
