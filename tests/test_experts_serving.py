@@ -50,7 +50,7 @@ def offload(model: Any, **more: Any) -> Any:
     from mpsafe.experts.links import EmulatedLink
     from mpsafe.experts.offload import attach
 
-    more.setdefault("link", lambda: EmulatedLink(FAST))
+    more = {"link": lambda: EmulatedLink(FAST), "granule_bytes": 1, **more}
     return attach(model, **more)
 
 

@@ -66,6 +66,10 @@ class Cell(NamedTuple):
     updated_ns: int
     weight: int
 
+    def fresh(self, now_ns: int) -> bool:
+        """Whether what it says of loads in flight still counts."""
+        return now_ns - self.updated_ns < STALE_NS
+
 
 class Budget:
     """The rule, without a clock and without a page: a token bucket, and nothing while somebody waits for a load.
@@ -85,7 +89,7 @@ class Budget:
             weights += cell.weight
             if place == own:
                 weight = cell.weight
-            if cell.on_demand_bytes and now_ns - cell.updated_ns < STALE_NS:
+            if cell.on_demand_bytes and cell.fresh(now_ns):
                 return False
         rate = self._bytes_per_s * weight / weights if weight else 0.0
         most = rate * BURST_S

@@ -8,14 +8,18 @@ transfer waits for one piece of another at most. It is no measure of any GPU, an
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from torch import Tensor
 
+from mpsafe.link import Link as LinkPage
+
 __all__ = ["EmulatedLink", "Link", "Transfer"]
 
 PIECE_BYTES: Final = 256 << 10
+REFUSED_S: Final = 0.001
+TICK_S: Final = 0.0005
+CATCH_UP_S: Final = 0.002
 
 
 class Transfer:
@@ -61,12 +65,16 @@ class Link(Protocol):
 
 
 class EmulatedLink:
-    """`bandwidth`: bytes a second, one transfer at a time. `may_go` is asked before each piece that is not urgent."""
+    """`bandwidth`: bytes a second, one transfer at a time.
 
-    def __init__(self, bandwidth: float, *, may_go: Callable[[int], bool] | None = None) -> None:
+    `page`: the device's link page, where other processes load over the same link. Then nothing that is not urgent
+    moves while somebody waits, and those who move something share the bandwidth.
+    """
+
+    def __init__(self, bandwidth: float, *, page: LinkPage | None = None) -> None:
         self.name = f"emulated link of {bandwidth / 1e9:g} GB/s"
         self._bandwidth = bandwidth
-        self._may_go = may_go
+        self._page = page
         self._urgent: deque[Transfer] = deque()
         self._others: deque[Transfer] = deque()
         self._wake = threading.Condition()
@@ -78,12 +86,16 @@ class EmulatedLink:
     def send(self, transfer: Transfer) -> None:
         with self._wake:
             (self._urgent if transfer.urgent else self._others).append(transfer)
+            if transfer.urgent and self._page is not None:
+                self._page.load(len(transfer.source))
             self._wake.notify_all()
 
     def hurry(self, transfer: Transfer) -> None:
         with self._wake:
-            if not transfer.urgent:
+            if not transfer.urgent and not transfer.arrived:
                 transfer.urgent = True
+                if self._page is not None:
+                    self._page.load(len(transfer.source))
                 if transfer in self._others:
                     self._others.remove(transfer)
                     self._urgent.append(transfer)
@@ -95,7 +107,7 @@ class EmulatedLink:
             for queue in (self._urgent, self._others):
                 if transfer in queue:
                     queue.remove(transfer)
-                    transfer.arrive()
+                    self._end(transfer)
             self._wake.wait_for(lambda: self._moving is not transfer)
 
     def close(self) -> None:
@@ -104,7 +116,7 @@ class EmulatedLink:
             self._open = False
             for transfer in (*self._urgent, *self._others):
                 transfer.abandoned = True
-                transfer.arrive()
+                self._end(transfer)
             self._urgent.clear()
             self._others.clear()
             self._wake.notify_all()
@@ -113,17 +125,18 @@ class EmulatedLink:
     def _run(self) -> None:
         free_at = time.monotonic()
         while (transfer := self._next()) is not None:
-            end = min(transfer.moved + PIECE_BYTES, len(transfer.source))
-            if not transfer.urgent and self._may_go is not None and not self._may_go(end - transfer.moved):
-                time.sleep(0.001)
-                self._put_back(transfer)
-                continue
-            transfer.target[transfer.moved : end].copy_(transfer.source[transfer.moved : end])
-            free_at = max(free_at, time.monotonic() - 0.002) + (end - transfer.moved) / self._bandwidth
-            if (early := free_at - time.monotonic()) > 0.0005:
-                time.sleep(early)
-            transfer.moved = end
-            self._put_back(transfer)
+            nbytes = min(PIECE_BYTES, len(transfer.source) - transfer.moved)
+            if (sharers := self._sharers(transfer, nbytes)) is None:
+                time.sleep(REFUSED_S)
+            else:
+                end = transfer.moved + nbytes
+                transfer.target[transfer.moved : end].copy_(transfer.source[transfer.moved : end])
+                free_at = max(free_at, time.monotonic() - CATCH_UP_S) + nbytes * sharers / self._bandwidth
+                if (early := free_at - time.monotonic()) > TICK_S:
+                    time.sleep(early)
+                transfer.moved = end
+            self._put_back(transfer, 0 if sharers is None or transfer.urgent else nbytes)
+            del transfer
 
     def _next(self) -> Transfer | None:
         with self._wake:
@@ -132,12 +145,32 @@ class EmulatedLink:
             self._moving = queue.popleft() if queue else None
             return self._moving
 
-    def _put_back(self, transfer: Transfer) -> None:
+    def _sharers(self, transfer: Transfer, nbytes: int) -> int | None:
+        """How many processes move something over this link now; None if this piece has to wait for them."""
+        if self._page is None:
+            return 1
+        with self._wake:
+            if not transfer.urgent and not self._page.prefetch(nbytes):
+                return None
+            if transfer.urgent:
+                self._page.update()
+            now_ns = time.monotonic_ns()
+            busy = [cell.on_demand_bytes or cell.prefetch_bytes for _, cell in self._page.cells() if cell.fresh(now_ns)]
+        return max(1, sum(map(bool, busy)))
+
+    def _end(self, transfer: Transfer) -> None:
+        if transfer.urgent and self._page is not None:
+            self._page.loaded(len(transfer.source))
+        transfer.arrive()
+
+    def _put_back(self, transfer: Transfer, prefetched: int) -> None:
         """In front of its queue, unless it is through."""
         with self._wake:
             self._moving = None
+            if prefetched and self._page is not None:
+                self._page.prefetched(prefetched)
             if transfer.abandoned or transfer.moved == len(transfer.source) or not self._open:
-                transfer.arrive()
+                self._end(transfer)
             else:
                 (self._urgent if transfer.urgent else self._others).appendleft(transfer)
             self._wake.notify_all()

@@ -10,6 +10,7 @@ registered as "mpsafe" (`transformers.integrations.moe`). Experts are computed o
 their ids, in whatever slot each is: the output does not depend on what was resident.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,13 +24,16 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from mpsafe.errors import BadRequest
-from mpsafe.experts.host import HostExperts, layout_of, pack
+from mpsafe.experts.host import HostExperts, Layout, Shard, layout_of, pack
 from mpsafe.experts.layers import MoeLayer, moe_layers, router_logits
 from mpsafe.experts.links import EmulatedLink, Link
 from mpsafe.experts.policies import POLICIES, Known, Routed, Shape, Step
 from mpsafe.experts.residency import Counters, Residency
-from mpsafe.experts.slots import SlotPool
+from mpsafe.experts.sharing import Share
+from mpsafe.experts.slots import GRANULE_BYTES, Allocate, SlotPool, of_torch
 from mpsafe.experts.trace import Floats, Ids
+from mpsafe.leases import HeldLease
+from mpsafe.protocol.leases import Span
 
 __all__ = ["Offloaded", "attach"]
 
@@ -47,13 +51,16 @@ def attach(
     policy: str = "mpsafe",
     prefetch: int = 2,
     device: Any = "cpu",
+    allocate: Allocate | None = None,
     link: Callable[[], Link] | None = None,
-    host: HostExperts | None = None,
+    share: Share | None = None,
+    granule_bytes: int = GRANULE_BYTES,
 ) -> "Offloaded":
     """Takes the model's experts out of it, and serves them from a cache on `device` with room for that share of them.
 
     `prefetch`: experts that may be on their way ahead of time; `link`: how they get there, on a CPU an emulated link of
-    8 GB/s; `host`: the experts, where another process has packed them already. NotMixture for another kind of model.
+    8 GB/s; `share`: with whom the host's copy, the link and the device's memory are shared; `allocate`: where the
+    cache's memory comes from, in whole `granule_bytes`. NotMixture for another kind of model.
     """
     known = {one.name: one for one in POLICIES if isinstance(one, Known)}
     if policy not in known:
@@ -66,13 +73,31 @@ def attach(
         least = 100 * 2 * used / shape.total
         raise BadRequest("cache_percent", f"at least {least:.3g}, room for {2 * used} experts", f"{cache_percent:g}")
     layout = layout_of(layers[0])
-    if host is None:
-        host = HostExperts([pack(layer, layout) for layer in layers], layout, count=shape.experts)
-    return Offloaded(model, layers, shape, known[policy], host, (link or _emulated)(), prefetch=prefetch, device=device)
+    with ExitStack() as stack:
+        host = stack.enter_context(HostExperts(_shards(layers, layout, share), layout, count=shape.experts))
+        pool = SlotPool(layout, slots, allocate or of_torch(device), granule_bytes=granule_bytes)
+        stack.callback(pool.close)
+        way = link() if link is not None else EmulatedLink(DEFAULT_BANDWIDTH, page=share.link if share else None)
+        stack.callback(way.close)
+        served = Offloaded(model, layers, shape, known[policy], host, pool, way, prefetch=prefetch)
+        stack.callback(served.detach)
+        model.to(device)
+        served.owns(stack.pop_all(), share)
+    return served
 
 
-def _emulated() -> Link:
-    return EmulatedLink(DEFAULT_BANDWIDTH)
+def _shards(layers: list[MoeLayer], layout: Layout, share: Share | None) -> list[Shard]:
+    """Each layer's experts in host memory; ours, or the copy that others have."""
+    shards: list[Shard] = []
+    try:
+        for layer in layers:
+            packed = pack(layer, layout)
+            shards.append(packed if share is None else share.one_copy(packed))
+    except BaseException:
+        for shard in shards:
+            os.close(shard.fd)
+        raise
+    return shards
 
 
 class Offloaded:
@@ -85,19 +110,20 @@ class Offloaded:
         shape: Shape,
         known: Known,
         host: HostExperts,
+        pool: SlotPool,
         link: Link,
         *,
         prefetch: int,
-        device: Any,
     ) -> None:
         self.model = model
         self.shape = shape
         self.link = link
         self.host = host
         self._layers = layers
-        self._pool = SlotPool(host.layout, shape.slots, device=device)
+        self._pool = pool
         self.policy = known.make(shape)
-        self._residency = Residency(shape, self.policy, host, self._pool, link)
+        self._residency = Residency(shape, self.policy, host, pool, link)
+        self._lease: HeldLease | None = None
         self._prefetch = prefetch
         self._looks_ahead = "ahead" in known.needs or known.name.startswith("mpsafe")
         self._lock = threading.Lock()
@@ -107,11 +133,8 @@ class Offloaded:
         self._request = 0
         self._begun = False
         with ExitStack() as stack:
-            stack.callback(self._close_host)
             self._take(stack)
-            stack.callback(link.close)
             self._undo = stack.pop_all()
-        model.to(device)
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +174,11 @@ class Offloaded:
 
     def close(self) -> None:
         """The model has its experts back, on the CPU, and is as it was."""
+        self._owned.close()
+
+    def detach(self) -> None:
+        """The same, with all that serves it left open."""
+        self._residency.stop()
         self._undo.close()
 
     def _take(self, stack: ExitStack) -> None:
@@ -177,9 +205,28 @@ class Offloaded:
             whole = torch.stack([part.of(self.host.record(number, one)) for one in range(self.shape.experts)])
             layer.experts._parameters[part.name] = nn.Parameter(whole, requires_grad=False)
 
-    def _close_host(self) -> None:
-        self._residency.forget()
-        self.host.close()
+    def owns(self, stack: ExitStack, share: Share | None) -> None:
+        """What ends with it; with a share the cache is leased: it gives back under pressure, and takes what is free."""
+        with stack:
+            if share is not None:
+                bytes_for = self._pool.bytes_for
+                whole = bytes_for(self.shape.slots)
+                memory = Span(bytes_for(self._residency.floor), whole, whole)
+                self._lease = stack.enter_context(share.lease(memory, self._pressed))
+                self._follow_lease()
+            self._owned = stack.pop_all()
+
+    def _pressed(self, granted_bytes: int, deadline_ns: int) -> None:
+        """Called by the lease's thread; what was to be freed is free when it returns."""
+        with self._lock:
+            self._follow_lease()
+
+    def _follow_lease(self) -> None:
+        """As many slots as the lease has room for."""
+        if self._lease is not None:
+            slots = min(self._pool.slots_in(self._lease.granted_bytes), self.shape.slots)
+            if slots != self._pool.count and slots >= self._residency.floor:
+                self._residency.resize(slots)
 
     def _called(self, module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         """A forward pass begins; of a new request, if there is no cache, or nothing in it."""
@@ -240,6 +287,7 @@ class Offloaded:
 
     def _begin(self, tokens: int) -> None:
         self._begun = True
+        self._follow_lease()
         self.counters.tokens += tokens
         self.policy.begin(Step(self._request, self._embedding, self._context))
         self._residency.prefetch(self._prefetch, in_use=NOBODY)

@@ -107,8 +107,11 @@ class Residency:
             self.counters.prefetched += len(brought)
             self._policy.brought(np.asarray(brought))
 
-    def forget(self) -> None:
-        """Nothing of the host's memory is referred to any more; the link is closed."""
+    def stop(self) -> None:
+        """Nothing is on its way any more, and nothing of the host's memory is referred to."""
+        for transfer in self._coming.values():
+            if not transfer.arrived:
+                self._link.abandon(transfer)
         self._coming.clear()
 
     def resize(self, slots: int) -> None:
@@ -131,7 +134,7 @@ class Residency:
         self._free = [slot for slot in self._free if slot < slots]
         for flat in order[:keep].tolist():
             if self._slot[flat] >= slots:
-                if (transfer := self._coming.get(flat)) is not None:
+                if (transfer := self._coming.pop(flat, None)) is not None:
                     transfer.wait()
                 target = self._free.pop()
                 self._pool.record(target).copy_(self._pool.record(int(self._slot[flat])))

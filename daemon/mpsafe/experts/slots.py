@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Room for experts on the device: slots in blocks, so that memory can be given back while serving."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -8,41 +10,89 @@ from torch import Tensor
 
 from mpsafe.experts.host import Layout
 
-__all__ = ["BLOCK_SLOTS", "SlotPool"]
+__all__ = ["GRANULE_BYTES", "Allocate", "Block", "SlotPool", "of_torch"]
 
-BLOCK_SLOTS: Final = 8
+# What the driver gives at least (cuMemGetAllocationGranularity).
+GRANULE_BYTES: Final = 2 << 20
+GRANULES_MORE: Final = 32
+WASTE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Device memory as bytes, and how it is given back once nobody uses the tensor."""
+
+    memory: Tensor
+    close: Callable[[], None]
+
+
+Allocate = Callable[[int], Block]
+
+
+def of_torch(device: Any) -> Allocate:
+    """Blocks from torch's own allocator."""
+    where = torch.device(device)
+
+    def allocate(nbytes: int) -> Block:
+        give_back = torch.cuda.empty_cache if where.type == "cuda" else _nothing
+        return Block(torch.empty((nbytes,), dtype=torch.uint8, device=where), give_back)
+
+    return allocate
 
 
 class SlotPool:
-    """`count` slots of one record each on a device. Slots are numbered through; a block is given back as a whole."""
+    """`count` slots of one record each, numbered through; a block of them is given back as a whole.
 
-    def __init__(self, layout: Layout, count: int, *, device: Any) -> None:
-        self._layout = layout
-        self._device = torch.device(device)
-        self._blocks: list[Tensor] = []
+    A block is so many times `granule_bytes` that at most a twentieth of it is in no slot, if 32 times are enough.
+    """
+
+    def __init__(self, layout: Layout, count: int, allocate: Allocate, *, granule_bytes: int = GRANULE_BYTES) -> None:
+        least = -(-layout.nbytes // granule_bytes)
+        sizes = [granule_bytes * many for many in range(least, least + GRANULES_MORE)]
+        self.block_bytes = next((one for one in sizes if one % layout.nbytes <= WASTE * one), sizes[-1])
+        self.per_block = self.block_bytes // layout.nbytes
         self.count = 0
+        self._layout = layout
+        self._allocate = allocate
+        self._blocks: list[Block] = []
         self.resize(count)
 
     @property
     def nbytes(self) -> int:
         """Of device memory that is held."""
-        return sum(block.numel() for block in self._blocks)
+        return len(self._blocks) * self.block_bytes
+
+    def bytes_for(self, count: int) -> int:
+        """Device memory that so many slots take, in whole blocks."""
+        return -(-count // self.per_block) * self.block_bytes
+
+    def slots_in(self, nbytes: int) -> int:
+        """How many slots so much device memory has room for, in whole blocks."""
+        return nbytes // self.block_bytes * self.per_block
 
     def resize(self, count: int) -> None:
         """Slots from `count` on are gone, their memory free where no block of others needs it."""
-        blocks = -(-count // BLOCK_SLOTS)
-        del self._blocks[blocks:]
-        while len(self._blocks) < blocks:
-            self._blocks.append(torch.empty((BLOCK_SLOTS, self._layout.nbytes), dtype=torch.uint8, device=self._device))
+        wanted = -(-count // self.per_block)
+        while len(self._blocks) > wanted:
+            self._blocks.pop().close()
+        while len(self._blocks) < wanted:
+            self._blocks.append(self._allocate(self.block_bytes))
         self.count = count
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Gives all back."""
+        self.resize(0)
 
     def record(self, slot: int) -> Tensor:
         """The bytes of a slot, [bytes]."""
-        return self._blocks[slot // BLOCK_SLOTS][slot % BLOCK_SLOTS]
+        start = slot % self.per_block * self._layout.nbytes
+        return self._blocks[slot // self.per_block].memory[start : start + self._layout.nbytes]
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """The tensors of the expert in a slot, by parameter name."""
         record = self.record(slot)
         return {part.name: part.of(record) for part in self._layout.parts}
+
+
+def _nothing() -> None:
+    """The tensor's own end frees it."""

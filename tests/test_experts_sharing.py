@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This test will serve one model from four processes: one copy of its experts, one link and one device's memory."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from ast import literal_eval
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from contract.mps_rig import eventually
+from daemon_process import Mpsafed
+from expert_server import PATH
+from mpsafe.client import Client
+from mpsafe.soft.host import SoftwareHost
+from requires import requires
+from vault_process import OUTSIDE, VaultProcess
+
+pytestmark = requires("soft", "torch")
+
+MIB = 1 << 20
+DEVICE_MIB = 256
+SETTINGS = "[store]\ngrace_ms = 0\n[leases]\nreserve_mib = 16\nlook_ms = 20\nsettle_ms = 100\npressure_ms = 2000\n"
+BANDWIDTH = 2e9
+BLOCK_MOST = 8 * MIB
+PERCENT = 50
+
+
+class Server:
+    """An `expert_server.py` on a software host, outside MPS."""
+
+    def __init__(self, daemon: Mpsafed) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, PATH, "chat", daemon.socket, str(BANDWIDTH), str(PERCENT)],
+            env={**daemon.host.environment, **OUTSIDE, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.nbytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+    def up(self) -> None:
+        """Waits until it serves."""
+        self.nbytes = int(self.result())
+
+    def begin(self, words: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+
+    def result(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended with {self.process.wait(60)}"
+        answer = str(json.loads(line))
+        assert answer.startswith("= "), answer
+        return literal_eval(answer[2:])
+
+    def has_answered(self) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout.fileno()], [], [], 0)[0])
+
+    def do(self, words: str) -> Any:
+        self.begin(words)
+        return self.result()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(60)
+
+
+@pytest.fixture
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mpsafed]:
+    with ExitStack() as stack:
+        directory = tmp_path_factory.mktemp("host")
+        host = stack.enter_context(SoftwareHost(directory, memory_bytes=DEVICE_MIB * MIB))
+        host.start_mps()
+        daemon = stack.enter_context(Mpsafed(host, more=SETTINGS))
+        daemon.start(ready_for="calls")
+        yield daemon
+
+
+@pytest.fixture
+def servers(daemon: Mpsafed) -> Iterator[list[Server]]:
+    with ExitStack() as stack:
+        found = [stack.enter_context(Server(daemon)) for _ in range(4)]
+        for one in found:
+            one.up()
+        yield found
+
+
+def leases_are(client: Client, count: int) -> bool:
+    return len(client.leases()) == count
+
+
+def nothing_is_left(client: Client) -> bool:
+    return not client.leases() and not client.contents()
+
+
+def test_four_processes_have_one_copy_and_an_antagonist_changes_no_answer(
+    daemon: Mpsafed, servers: list[Server]
+) -> None:
+    first = servers[0]
+    wanted = first.do("answer(1, 24)")[0]
+    for one in servers:
+        one.begin("answer(1, 24)")
+    assert {one.result()[0] for one in servers} == {wanted}
+
+    each = [one.do("pss()") for one in servers]
+    assert sum(one["rss"] for one in each) > 2 * first.nbytes
+    assert sum(one["pss"] for one in each) <= first.nbytes
+    contents = daemon.client.contents()
+    assert (len(contents), {one.users for one in contents}) == (4, {4})
+    assert sum(one.size_bytes for one in contents) == first.nbytes
+
+    eventually(partial(fit, daemon, servers), "the caches are what the leases have room for")
+    before = caches(servers)
+    assert daemon.client.devices()[0].memory_used_bytes == sum(before)
+    for one in servers:
+        one.begin("answer(2, 400)")
+    with VaultProcess(daemon.host, "batch", daemon.socket, environment=OUTSIDE) as antagonist:
+        room = DEVICE_MIB - 16 - sum(before) // MIB
+        taken = room + int(0.3 * sum(before)) // MIB
+        antagonist.do("memories = []")
+        for _ in range(taken // 2):
+            eventually(lambda: takes(antagonist), "the antagonist gets its memory")
+        assert not any(one.has_answered() for one in servers), "they were to be in the middle of it"
+        answers = {one.result()[0] for one in servers}
+        assert len(answers) == 1
+        during = caches(servers)
+        assert sum(during) < 0.8 * sum(before)
+        assert all(left >= 0 for left in unused(daemon, servers, during))
+        assert all(lease.state == "held" for lease in daemon.client.leases())
+
+    eventually(lambda: sum(caches(servers)) >= 0.95 * sum(before), "the caches have grown again")
+    assert first.do("answer(2, 400)")[0] in answers
+
+
+def caches(servers: list[Server]) -> list[int]:
+    """Bytes of each after a token more: a lease that has grown is followed when one begins."""
+    return [one.do("(answer(3, 1), served.cache_bytes)")[1] for one in servers]
+
+
+def fit(daemon: Mpsafed, servers: list[Server]) -> bool:
+    """Whether each is as large as whole blocks allow."""
+    return all(0 <= left < BLOCK_MOST for left in unused(daemon, servers, caches(servers)))
+
+
+def unused(daemon: Mpsafed, servers: list[Server], caches: list[int]) -> list[int]:
+    """What each has of its lease beyond its cache, in bytes."""
+    granted = {lease.identity.pid: lease.granted_bytes for lease in daemon.client.leases()}
+    return [granted[one.process.pid] - cache for one, cache in zip(servers, caches, strict=True)]
+
+
+def takes(antagonist: VaultProcess) -> bool:
+    """2 MiB more; False where the device has none left yet."""
+    antagonist.begin("memories.append(cuda.Memory.create(driver, driver.devices()[0], 2 << 20))")
+    return antagonist.answer().startswith("= ")
+
+
+def test_whoever_is_killed_leaves_nothing(daemon: Mpsafed, servers: list[Server]) -> None:
+    before = daemon.descriptors()
+    for number, one in enumerate(servers):
+        one.begin("answer(1, 500)")
+        if number % 2:
+            servers[0].process.poll()
+        one.kill()
+        eventually(partial(leases_are, daemon.client, len(servers) - number - 1), "its lease has ended")
+    eventually(lambda: nothing_is_left(daemon.client), "nothing is kept")
+    assert daemon.descriptors() < before
+    assert daemon.client.devices()[0].memory_used_bytes == 0
+
+
+def test_a_daemon_that_dies_is_not_noticed_by_who_serves(daemon: Mpsafed, servers: list[Server]) -> None:
+    wanted = servers[0].do("answer(1, 60)")[0]
+    for one in servers:
+        one.begin("answer(1, 60)")
+    daemon.kill()
+    daemon.client.close()
+    daemon.start(ready_for="calls")
+    assert {one.result()[0] for one in servers} == {wanted}
+    eventually(lambda: len(daemon.client.leases()) == 4, "all have their leases again")
