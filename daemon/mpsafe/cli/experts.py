@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, track
 
-from mpsafe.cli.options import coloured, console, json_option, print_json, table, words
+from mpsafe.cli.options import coloured, console, json_option, print_json, socket_option, table, words
 from mpsafe.errors import BadRequest, ExtraMissing
 from mpsafe.experts.comparison import Comparison, compare
 from mpsafe.experts.report import page, verdict
@@ -139,6 +139,39 @@ def bench(
         return
     for one in found:
         _compared(one)
+
+
+@experts.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="unix:PATH, or a loopback address and port")
+@click.option("--cache", "percent", default=25.0, show_default=True, type=click.FloatRange(0, 100, min_open=True))
+@click.option("--policy", default="mpsafe", show_default=True, help="who leaves, and what comes in ahead")
+@click.option("--prefetch", default=2, show_default=True, type=click.IntRange(0, EXPERTS_MAX), help="experts at once")
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda:0")
+@click.option("--tenant", help="share the host's copy, the link and the memory by mpsafed, as this tenant")
+@click.option("--uuid", help="the device that is shared, by UUID; with --tenant")
+@socket_option
+def serve(
+    model: Path,
+    listen: str,
+    percent: float,
+    policy: str,
+    prefetch: int,
+    device: str,
+    tenant: str | None,
+    uuid: str | None,
+    socket: str,
+) -> None:
+    """Serve MODEL with most of its experts in host memory, in the shape of OpenAI's completions.
+
+    The cache on the device has room for --cache per cent of the experts.
+    """
+    if (tenant is None) != (uuid is None):
+        raise BadRequest("tenant", "--tenant and --uuid together", "one of them")
+    module = serving("mpsafe.experts.serving")
+    sharing = None if tenant is None else module.Sharing(socket, tenant, uuid)
+    click.echo(f"serves {model.name} at {listen}", err=True)
+    module.serve(model, listen, cache_percent=percent, policy=policy, prefetch=prefetch, device=device, sharing=sharing)
 
 
 def _sizes(percents: str) -> list[float]:

@@ -124,6 +124,10 @@ class HostExperts:
         """An expert's record, [bytes], in host memory. Nobody may write to it."""
         return self._records[layer][expert]
 
+    def maps(self) -> list[tuple[int, int]]:
+        """Address and bytes of each shard's map, for who registers it with a driver."""
+        return [(records.data_ptr(), records.numel()) for records in self._records]
+
     def check(self, layer: int) -> None:
         """ShardDamaged where a layer's content is not what its hash says."""
         shard = self.shards[layer]

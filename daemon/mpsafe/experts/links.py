@@ -22,8 +22,44 @@ TICK_S: Final = 0.0005
 CATCH_UP_S: Final = 0.002
 
 
-class Transfer:
+class Transfer(Protocol):
     """One expert on its way. `urgent`: somebody waits for it."""
+
+    urgent: bool
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the device has all of it, or it was abandoned."""
+        ...
+
+    def wait(self) -> None:
+        """What is computed next has it."""
+        ...
+
+
+class Link(Protocol):
+    """`name`: what it is, for reports; an emulated one says so."""
+
+    name: str
+
+    def admits(self, nbytes: int) -> bool:
+        """Whether something that is not urgent may be sent now."""
+        ...
+
+    def send(self, source: Tensor, target: Tensor, *, urgent: bool) -> Transfer: ...
+    def hurry(self, transfer: Transfer) -> None:
+        """It is needed now."""
+        ...
+
+    def abandon(self, transfer: Transfer) -> None:
+        """Nobody wants it any more; returns when nothing more is written to its target."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _Pieces:
+    """A transfer of the emulated link."""
 
     def __init__(self, source: Tensor, target: Tensor, *, urgent: bool) -> None:
         self.source = source
@@ -35,7 +71,6 @@ class Transfer:
 
     @property
     def arrived(self) -> bool:
-        """Whether the device has all of it."""
         return self._arrived.is_set()
 
     def arrive(self) -> None:
@@ -43,25 +78,7 @@ class Transfer:
         self._arrived.set()
 
     def wait(self) -> None:
-        """Until it has arrived."""
         self._arrived.wait()
-
-
-class Link(Protocol):
-    """`name`: what it is, for reports; an emulated one says so."""
-
-    name: str
-
-    def send(self, transfer: Transfer) -> None: ...
-    def hurry(self, transfer: Transfer) -> None:
-        """It is needed now."""
-        ...
-
-    def abandon(self, transfer: Transfer) -> None:
-        """Nobody wants it any more; returns when nothing more is written to its target."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class EmulatedLink:
@@ -75,22 +92,29 @@ class EmulatedLink:
         self.name = f"emulated link of {bandwidth / 1e9:g} GB/s"
         self._bandwidth = bandwidth
         self._page = page
-        self._urgent: deque[Transfer] = deque()
-        self._others: deque[Transfer] = deque()
+        self._urgent: deque[_Pieces] = deque()
+        self._others: deque[_Pieces] = deque()
         self._wake = threading.Condition()
-        self._moving: Transfer | None = None
+        self._moving: _Pieces | None = None
         self._open = True
         self._thread = threading.Thread(target=self._run, name="mpsafe-link", daemon=True)
         self._thread.start()
 
-    def send(self, transfer: Transfer) -> None:
+    def admits(self, nbytes: int) -> bool:
+        """Each piece is asked for when it is its turn."""
+        return True
+
+    def send(self, source: Tensor, target: Tensor, *, urgent: bool) -> Transfer:
+        transfer = _Pieces(source, target, urgent=urgent)
         with self._wake:
             (self._urgent if transfer.urgent else self._others).append(transfer)
             if transfer.urgent and self._page is not None:
-                self._page.load(len(transfer.source))
+                self._page.load(len(source))
             self._wake.notify_all()
+        return transfer
 
     def hurry(self, transfer: Transfer) -> None:
+        assert isinstance(transfer, _Pieces)
         with self._wake:
             if not transfer.urgent and not transfer.arrived:
                 transfer.urgent = True
@@ -102,6 +126,7 @@ class EmulatedLink:
                 self._wake.notify_all()
 
     def abandon(self, transfer: Transfer) -> None:
+        assert isinstance(transfer, _Pieces)
         with self._wake:
             transfer.abandoned = True
             for queue in (self._urgent, self._others):
@@ -138,14 +163,14 @@ class EmulatedLink:
             self._put_back(transfer, 0 if sharers is None or transfer.urgent else nbytes)
             del transfer
 
-    def _next(self) -> Transfer | None:
+    def _next(self) -> _Pieces | None:
         with self._wake:
             self._wake.wait_for(lambda: self._urgent or self._others or not self._open)
             queue = self._urgent or self._others
             self._moving = queue.popleft() if queue else None
             return self._moving
 
-    def _sharers(self, transfer: Transfer, nbytes: int) -> int | None:
+    def _sharers(self, transfer: _Pieces, nbytes: int) -> int | None:
         """How many processes move something over this link now; None if this piece has to wait for them."""
         if self._page is None:
             return 1
@@ -158,12 +183,12 @@ class EmulatedLink:
             busy = [cell.on_demand_bytes or cell.prefetch_bytes for _, cell in self._page.cells() if cell.fresh(now_ns)]
         return max(1, sum(map(bool, busy)))
 
-    def _end(self, transfer: Transfer) -> None:
+    def _end(self, transfer: _Pieces) -> None:
         if transfer.urgent and self._page is not None:
             self._page.loaded(len(transfer.source))
         transfer.arrive()
 
-    def _put_back(self, transfer: Transfer, prefetched: int) -> None:
+    def _put_back(self, transfer: _Pieces, prefetched: int) -> None:
         """In front of its queue, unless it is through."""
         with self._wake:
             self._moving = None

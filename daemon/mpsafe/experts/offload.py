@@ -77,13 +77,23 @@ def attach(
         host = stack.enter_context(HostExperts(_shards(layers, layout, share), layout, count=shape.experts))
         pool = SlotPool(layout, slots, allocate or of_torch(device), granule_bytes=granule_bytes)
         stack.callback(pool.close)
-        way = link() if link is not None else EmulatedLink(DEFAULT_BANDWIDTH, page=share.link if share else None)
+        way = link() if link is not None else _way(device, host, share)
         stack.callback(way.close)
         served = Offloaded(model, layers, shape, known[policy], host, pool, way, prefetch=prefetch)
         stack.callback(served.detach)
         model.to(device)
         served.owns(stack.pop_all(), share)
     return served
+
+
+def _way(device: Any, host: HostExperts, share: Share | None) -> Link:
+    """The device's own link; where there is none, an emulated one."""
+    page = share.link if share is not None else None
+    if torch.device(device).type != "cuda":
+        return EmulatedLink(DEFAULT_BANDWIDTH, page=page)
+    from mpsafe.experts.cuda_link import CudaLink
+
+    return CudaLink(device, host, page=page)
 
 
 def _shards(layers: list[MoeLayer], layout: Layout, share: Share | None) -> list[Shard]:

@@ -95,10 +95,12 @@ class Residency:
         leaving = iter(order.tolist())
         brought: list[int] = []
         for wish, chance in zip(flat.tolist(), likely.tolist(), strict=True):
-            if not self._free:
-                victim = next(leaving, None)
-                if victim is None or not self._policy.worth(wish, chance, victim):
-                    continue
+            victim = None if self._free else next(leaving, None)
+            if not self._free and (victim is None or not self._policy.worth(wish, chance, victim)):
+                continue
+            if not self._link.admits(self._host.layout.nbytes):
+                break
+            if victim is not None:
                 self._leave(victim)
             self._bring(wish, urgent=False)
             self._waiting[wish] = self._unused[wish] = True
@@ -165,11 +167,11 @@ class Residency:
     def _bring(self, flat: int, *, urgent: bool) -> Transfer:
         slot = self._free.pop()
         layer, expert = divmod(flat, self.shape.experts)
-        transfer = Transfer(self._host.record(layer, expert), self._pool.record(slot), urgent=urgent)
+        source = self._host.record(layer, expert)
+        transfer = self._link.send(source, self._pool.record(slot), urgent=urgent)
         self._slot[flat] = slot
         self._coming[flat] = transfer
-        self.counters.moved_bytes += len(transfer.source)
-        self._link.send(transfer)
+        self.counters.moved_bytes += len(source)
         return transfer
 
     def _still_coming(self, flat: int) -> bool:

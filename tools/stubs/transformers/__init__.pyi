@@ -3,6 +3,7 @@
 
 from typing import Any
 
+AsyncTextIteratorStreamer: Any
 AutoConfig: Any
 AutoModelForCausalLM: Any
 AutoTokenizer: Any
@@ -15,3 +16,6 @@ Qwen2Config: Any
 Qwen2ForCausalLM: Any
 Qwen3MoeConfig: Any
 Qwen3MoeForCausalLM: Any
+StoppingCriteriaList: Any
+
+class StoppingCriteria: ...
