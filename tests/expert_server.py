@@ -9,16 +9,80 @@ with "= " and the repr of what came of it, or "! " and the error.
 
 import hashlib
 import json
+import os
+import select
+import subprocess
 import sys
 import time
+from ast import literal_eval
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
 
-__all__ = ["PATH"]
+from daemon_process import Mpsafed
+from vault_process import OUTSIDE
+
+__all__ = ["Server"]
 
 PATH: Final = Path(__file__)
+BANDWIDTH: Final = 2e9
+PERCENT: Final = 50
+
+
+class Server:
+    """An `expert_server.py` on a software host, outside MPS."""
+
+    def __init__(self, daemon: Mpsafed) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, PATH, "chat", daemon.socket, str(BANDWIDTH), str(PERCENT)],
+            env={**daemon.host.environment, **OUTSIDE, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.nbytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+    def up(self) -> None:
+        """Waits until it serves."""
+        self.nbytes = int(self.result())
+
+    def begin(self, words: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+
+    def result(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended with {self.process.wait(60)}"
+        answer = str(json.loads(line))
+        assert answer.startswith("= "), answer
+        return literal_eval(answer[2:])
+
+    def has_answered(self) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout.fileno()], [], [], 0)[0])
+
+    def do(self, words: str) -> Any:
+        self.begin(words)
+        return self.result()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(60)
 
 
 def main() -> None:

@@ -1,23 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will serve one model from four processes: one copy of its experts, one link and one device's memory."""
 
-import json
-import os
-import select
-import subprocess
-import sys
-from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
 
 import pytest
 
 from contract.mps_rig import eventually
 from daemon_process import Mpsafed
-from expert_server import PATH
+from expert_server import Server
 from mpsafe.client import Client
 from mpsafe.soft.host import SoftwareHost
 from requires import requires
@@ -28,63 +20,7 @@ pytestmark = requires("soft", "torch")
 MIB = 1 << 20
 DEVICE_MIB = 256
 SETTINGS = "[store]\ngrace_ms = 0\n[leases]\nreserve_mib = 16\nlook_ms = 20\nsettle_ms = 100\npressure_ms = 2000\n"
-BANDWIDTH = 2e9
 BLOCK_MOST = 8 * MIB
-PERCENT = 50
-
-
-class Server:
-    """An `expert_server.py` on a software host, outside MPS."""
-
-    def __init__(self, daemon: Mpsafed) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, PATH, "chat", daemon.socket, str(BANDWIDTH), str(PERCENT)],
-            env={**daemon.host.environment, **OUTSIDE, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.nbytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-
-    def up(self) -> None:
-        """Waits until it serves."""
-        self.nbytes = int(self.result())
-
-    def begin(self, words: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
-
-    def result(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"it ended with {self.process.wait(60)}"
-        answer = str(json.loads(line))
-        assert answer.startswith("= "), answer
-        return literal_eval(answer[2:])
-
-    def has_answered(self) -> bool:
-        assert self.process.stdout is not None
-        return bool(select.select([self.process.stdout.fileno()], [], [], 0)[0])
-
-    def do(self, words: str) -> Any:
-        self.begin(words)
-        return self.result()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(60)
 
 
 @pytest.fixture

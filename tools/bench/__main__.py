@@ -2,11 +2,13 @@
 """python -m tools.bench [--gpu] [NAME ...]: runs all benchmarks, or those named; with --gpu on a real device."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Final
 
-BENCHES: Final = ("daemon", "experts", "kernel", "leases", "takeover")
+BENCHES: Final = ("daemon", "experts", "kernel", "leases", "sharing", "takeover")
+WANT_TORCH: Final = ("experts", "sharing")
 ON_A_GPU: Final = ("takeover",)
 
 
@@ -22,6 +24,9 @@ def main() -> int:
         return 2
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # bounds are for one thread; read when NumPy is imported
     for name in wanted:
+        if name in WANT_TORCH and importlib.util.find_spec("torch") is None:
+            print(f"{name}: not run, it wants torch: make .venv/torch", file=sys.stderr)
+            continue
         module = importlib.import_module(f"tools.bench.{name}")
         if gpu:
             module.main(gpu=True)
