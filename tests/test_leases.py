@@ -5,8 +5,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 
+import psutil
 import pytest
 
 from as_user import as_user
@@ -357,6 +358,20 @@ def test_a_lease_is_acquired_again_after_the_daemon_was_killed(daemon: Mpsafed, 
         assert only(daemon.client).memory == Span(GIB, GIB, GIB)
         assert (lease.late, lease.sm_percent) == (False, 20)
     assert daemon.client.leases() == []
+
+
+def test_without_nvml_nothing_is_granted_and_nothing_is_taken(daemon: Mpsafed, chat: Client, device: str) -> None:
+    lease = chat.acquire("chat", device, memory=Span(GIB, GIB, 2 * GIB))
+    helpers = psutil.Process(daemon.pid).children()
+    (helper,) = [one for one in helpers if one.cmdline()[-1] == "mpsafed.nvml_helper"]
+    helper.suspend()
+    with pytest.raises(UnknownDevice, match="NVML does not answer, and without it nothing is granted"):
+        chat.acquire("chat", device, memory=Span(GIB, GIB, GIB))
+    assert chat.renew(lease.id).granted_bytes == lease.granted_bytes
+    helper.wait(PATIENCE_S)
+    while len(chat.leases()) < 2:
+        with suppress(UnknownDevice):
+            chat.acquire("chat", device, memory=Span(GIB, GIB, GIB))
 
 
 def test_a_lease_that_cannot_be_had_is_not_begun(daemon: Mpsafed, device: str) -> None:
