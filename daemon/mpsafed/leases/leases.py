@@ -123,7 +123,10 @@ class Leases:
                 raise NoRoom(before.device, found.what, memory.floor, found.free)
         nbytes = max(memory.floor, min(before.granted_bytes, memory.ceiling))
         is_there = nbytes - before.granted_bytes <= max(0, self._free(before.device))
-        self._put(replace(before, memory=memory), nbytes)
+        if nbytes > before.granted_bytes:
+            self._set(replace(before, memory=memory, granted_bytes=nbytes, asked_bytes=nbytes))
+        else:
+            self._put(replace(before, memory=memory), nbytes)
         if not is_there:
             with self._undone(
                 lambda: self._put(replace(self.known(number), memory=before.memory), before.granted_bytes)
