@@ -2,6 +2,7 @@
 """This test will hold leases of a real daemon from several processes, and take the room away from under them."""
 
 import asyncio
+import doctest
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import ExitStack, aclosing, suppress
 import psutil
 import pytest
 
+import mpsafe.leases
 from as_user import as_user
 from daemon_process import PATIENCE_S, Mpsafed
 from mpsafe.client import AsyncClient, Client
@@ -101,6 +103,13 @@ def gone(daemon: Mpsafed, descriptors: int) -> None:
     """Waits until there is no lease, and no descriptor more than before."""
     while daemon.client.leases() or daemon.descriptors() > descriptors:
         assert daemon.process.poll() is None
+
+
+def test_the_example_of_the_module(daemon: Mpsafed, device: str) -> None:
+    globs = {"socket": daemon.socket, "device": device}
+    (example,) = doctest.DocTestFinder(recurse=False).find(mpsafe.leases, "mpsafe.leases", globs=globs)
+    result = doctest.DocTestRunner().run(example)
+    assert (result.failed, result.attempted) == (0, 4)
 
 
 def test_what_is_granted(chat: Client, device: str) -> None:

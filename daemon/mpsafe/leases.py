@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lease as a serving process keeps it: acquired once, renewed and acquired again in the background.
 
-    lease = HeldLease(socket, "chat", device, memory=Span(floor, target, ceiling), on_pressure=shrink)
-    ...
-    room = lease.granted_bytes          # on the path of each token: a plain attribute, no call
+    >>> from mpsafe.leases import HeldLease
+    >>> from mpsafe.protocol.leases import Span
+    >>> def shrink(nbytes, deadline_ns):
+    ...     pass    # free what is over nbytes, and return
+    >>> with HeldLease(socket, "chat", device, memory=Span(1 << 30, 2 << 30, 3 << 30), on_pressure=shrink) as lease:
+    ...     lease.granted_bytes     # on the path of each token: a plain attribute, no call
+    3221225472
 
 What is over `granted_bytes` is to be freed. Under pressure that number goes down first; then `on_pressure` is called,
 in the thread of the lease, and what it has freed when it returns is acknowledged.
