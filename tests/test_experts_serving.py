@@ -110,6 +110,30 @@ def test_only_what_is_asked_for_is_loaded() -> None:
         assert served.cache_bytes == served.slots * served.slot_bytes
 
 
+def test_a_cache_that_was_filled_has_all_that_it_has_room_for() -> None:
+    import torch
+
+    model, asked = make("Olmoe"), tokens(4)
+    with offload(model, cache_percent=100, prefetch=0) as served:
+        served.fill()
+        wanted = answer(model, asked)
+        assert (served.counters.misses, served.counters.late, served.counters.moved_bytes) == (0, 0, 0)
+    with offload(model, cache_percent=50) as served:
+        served.fill()
+        got = answer(model, asked)
+        assert 0 < served.counters.misses < served.counters.hits
+    assert torch.equal(got[1], wanted[1])
+
+
+def test_what_is_expected_is_brought_before_it_is_asked_for() -> None:
+    model, asked = make("Olmoe"), tokens(4)
+    with offload(model, cache_percent=50, policy="gate-1", prefetch=4) as served:
+        answer(model, asked)
+        counters = served.counters
+        assert counters.prefetched > counters.wasted
+        assert counters.moved_bytes == (counters.misses + counters.prefetched) * served.slot_bytes
+
+
 def test_a_cache_shrinks_and_grows_in_the_middle_of_an_answer() -> None:
     import torch
 

@@ -174,6 +174,11 @@ class Offloaded:
         """Of one expert."""
         return self.host.layout.nbytes
 
+    def fill(self) -> None:
+        """Has the cache full before the first request: any expert is better than none."""
+        with self._lock:
+            self._residency.fill()
+
     def resize(self, slots: int) -> None:
         """Gives device memory back, or takes more, between two layers; may be called by any thread.
 

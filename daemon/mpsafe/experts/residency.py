@@ -76,11 +76,11 @@ class Residency:
         return coming
 
     def prefetch(self, most: int, *, in_use: Ids) -> None:
-        """Sends for what the policy wishes, as long as less than `most` experts are on their way.
+        """Sends for what the policy wishes, as long as less than `most` experts are on their way for nobody yet.
 
         Nobody of those `in_use`, which are computed at the same time, leaves for it.
         """
-        room = most - sum(not one.arrived for one in self._coming.values())
+        room = most - sum(not (one.urgent or one.arrived) for one in self._coming.values())
         if room <= 0:
             return
         wishes = self._policy.wishes()
@@ -108,6 +108,18 @@ class Residency:
         if brought:
             self.counters.prefetched += len(brought)
             self._policy.brought(np.asarray(brought))
+
+    def fill(self) -> None:
+        """Brings experts into all free slots, of each layer equally many, and waits for them. Counts from here on."""
+        coming: list[Transfer] = []
+        for number in range(self.shape.total):
+            expert, layer = divmod(number, self.shape.layers)
+            flat = layer * self.shape.experts + expert
+            if self._free and self._slot[flat] == NOWHERE:
+                coming.append(self._bring(flat, urgent=True))
+        for transfer in coming:
+            transfer.wait()
+        self.counters = Counters()
 
     def stop(self) -> None:
         """Nothing is on its way any more, and nothing of the host's memory is referred to."""

@@ -41,6 +41,7 @@ def serve(
         offloaded = stack.enter_context(
             attach(loaded, cache_percent=cache_percent, policy=policy, prefetch=prefetch, device=device, share=share)
         )
+        offloaded.fill()
         config = uvicorn.Config(application(offloaded, tokenizer, name=model.name), log_level="warning", **where)
         uvicorn.Server(config).run()
 

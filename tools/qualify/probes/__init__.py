@@ -7,6 +7,7 @@ from tools.qualify.probe import Probe
 from tools.qualify.probes.contracts import CONTRACTS
 from tools.qualify.probes.costs import COSTS
 from tools.qualify.probes.events import EVENTS
+from tools.qualify.probes.experts import EXPERTS
 from tools.qualify.probes.faults import FAULTS_ALONE
 from tools.qualify.probes.host import HOST
 from tools.qualify.probes.memory import MEMORY
@@ -22,6 +23,7 @@ PROBES: Final[tuple[Probe, ...]] = (
     *CONTRACTS,
     *MEMORY,
     *COSTS,
+    *EXPERTS,
     *EVENTS,
     *FAULTS_ALONE,
     *TERMINATE,
