@@ -22,7 +22,7 @@ from mpsafed.actions import Actions
 from mpsafed.executors import Executors
 from mpsafed.fence import FenceLimits, Surroundings
 from mpsafed.freezer import Freezer
-from mpsafed.fuse import by_hand, fuse
+from mpsafed.fuse import by_hand, fuse, standby_came
 from mpsafed.guard import Guard
 from mpsafed.metrics import Metrics, Overview
 from mpsafed.mps.control import Control
@@ -229,6 +229,12 @@ class Engine:
         fence = Fence(client.identity, client.server)
         self._actions.carry_out(event, [Takeover(tenant, client.identity), fence])
         return event.id
+
+    def standby_came(self, tenant: str) -> None:
+        """A takeover that failed since nobody was warm is done now that somebody is, if nobody serves meanwhile."""
+        if (unserved := self.takeovers.unserved(tenant)) is not None:
+            event = self._record(standby_came(unserved[0], tenant, now_ns()))
+            self._actions.carry_out(event, [Takeover(tenant, unserved[1])])
 
     def tenants(self) -> list[Tenant]:
         """The tenants and how they are."""

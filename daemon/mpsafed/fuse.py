@@ -119,6 +119,12 @@ def by_hand(client: Client, time_ns: int, *, uid: int) -> Event:
     )
 
 
+def standby_came(before: Event, tenant: str, time_ns: int) -> Event:
+    """The event of a tenant that nobody serves since `before`, where no standby was warm, and now one is."""
+    summary = f"a standby of {tenant} has come, whom nobody had taken over"
+    return Event(0, 0, time_ns, "exit", "open", summary, server=before.server, blame=before.blame, uid=before.uid)
+
+
 def _new(
     signal: Signal, kind: EventKind, summary: str, *, device: str | None = None, server: int | None = None
 ) -> Event:

@@ -2,7 +2,7 @@
 """Who waits to take over, for which tenant, and what each is told. In memory: a standby that lost us asks again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 
 from mpsafe.model import Identity, Standby, StandbyPhase
@@ -81,6 +81,7 @@ class Standbys:
         if (known := self.of(process)) is not None:
             known.gone.set()
         self._waiting = [one for one in self._waiting if one.standby.identity != process]
+        self._arrived.set()
 
     def of(self, process: Identity) -> Waiting | None:
         """The standby that this process is."""
@@ -95,6 +96,17 @@ class Standbys:
                     await self._arrived.wait()
         except TimeoutError:
             return None
+        return found
+
+    async def anybody(self, tenant: str, may: Callable[[Waiting], bool], seconds: float) -> list[Waiting]:
+        """Those that are warm and may be promoted, as soon as one is that was away, if it comes in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not (found := [one for one in self.warm(tenant) if may(one)]) and self.away(tenant):
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            return []
         return found
 
     def warm(self, tenant: str) -> list[Waiting]:

@@ -48,10 +48,12 @@ class TakeoverProgress(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeoverLimits:
-    """In seconds: until a promoted standby has said that it knows, until there is proof that what may still be written
-    by others is not, and until the standby has said that it serves."""
+    """In seconds: until a promoted standby has said that it knows, until one that waited before the daemon was
+    restarted is back, until there is proof that what may still be written by others is not, and until the standby
+    has said that it serves."""
 
     received_s: float = 1.0
+    back_s: float = 5.0
     proof_s: float = 60.0
     serving_s: float = 30.0
 
@@ -159,17 +161,25 @@ async def _promote(
     One that says nothing in time is ended: it might wake up and serve beside the next.
     """
     epochs.cut(decision.victim)
-    away = standbys.away(decision.tenant)
     holder = epochs.holder_of(decision.tenant)
     tried: list[Waiting | None] = []
-    if holder is not None and holder != decision.victim and (holder in away or standbys.of(holder)):
+    if (
+        holder is not None
+        and holder != decision.victim
+        and (holder in standbys.away(decision.tenant) or standbys.of(holder))
+    ):
         tried.append(await standbys.back(holder, limits.received_s))
         if tried == [None]:
             end(holder)
             standbys.forget(holder)
-    tried += [one for one in standbys.warm(decision.tenant) if outside(one.standby.identity, decision.victim)]
+
+    def may(one: Waiting) -> bool:
+        return outside(one.standby.identity, decision.victim)
+
     if not any(tried):
-        tried = [await standbys.back(process, limits.received_s) for process in away]
+        tried = [*await standbys.anybody(decision.tenant, may, limits.back_s)]
+    else:
+        tried += [one for one in standbys.warm(decision.tenant) if may(one)]
     for waiting in tried:
         if waiting is None:
             continue

@@ -56,6 +56,18 @@ class Takeovers:
         """The tenants for which somebody waits, and who holds each one's epoch."""
         return {tenant: self.epochs.holder_of(tenant) for tenant in self.standbys.tenants()}
 
+    def unserved(self, tenant: str) -> tuple[Event, Identity] | None:
+        """The event in which the tenant's last takeover failed, and whose it was, if nobody serves the tenant since."""
+        lost = [(event, one.victim) for event in self._recent() for one in event.takeovers if one.tenant == tenant]
+        if not lost or lost[-1][0].phase != "closed":
+            return None
+        event, victim = lost[-1]
+        failed = any((one.kind, one.target, one.state) == ("takeover", victim, "failed") for one in event.actions)
+        if victim is None:
+            return None
+        nobody = has_ended(victim) and self.epochs.holder_of(tenant) in (None, victim)
+        return (event, victim) if failed and nobody else None
+
     async def run(
         self, decision: policy.Takeover, event: int, *, progress: TakeoverProgress, reached: ActionState = "requested"
     ) -> None:

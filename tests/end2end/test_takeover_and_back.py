@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will have a tenant return into MPS after a takeover, and a standby started where none waits."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,12 @@ RETURNS = '[[tenant]]\nname = "chat"\nafter_takeover = "return"\n'
 KEEPS = '[[tenant]]\nname = "chat"\nstandby = "systemd"\n'
 SYSTEMCTL = '#!/bin/sh\necho "$*" >>{told}\nexit {status}\n'
 QUIET = "from mpsafe.model import Figures; client.report(Figures(queue={0}, in_flight={0}))"
+
+
+AGAIN = """
+word = next(one for one in words if one.phase == 'promoted')
+client.progress(word.event, received_ns=time.time_ns())
+"""
 
 
 def test_a_tenant_returns_into_mps_when_it_is_quiet(mpsafed: Mpsafed) -> None:
@@ -55,6 +62,34 @@ def test_a_tenant_returns_into_mps_when_it_is_quiet(mpsafed: Mpsafed) -> None:
             )
             assert (event.kind, event.takeovers[0].victim) == ("exit", outside.identity)
             assert back.identity in [client.identity for client in mpsafed.client.clients()]
+
+
+def test_a_standby_that_comes_too_late_to_a_takeover_is_promoted_when_it_comes(mpsafed: Mpsafed) -> None:
+    """The process that serves ends while the daemon is away, and the standby is not back when the next one looks."""
+    host, socket = mpsafed.host, mpsafed.socket
+    with (
+        VaultProcess(host, "chat", socket) as primary,
+        VaultProcess(host, "chat", socket, environment=OUTSIDE) as standby,
+    ):
+        primary.do("vault.claim(); kv = Durable.create(vault, 'kv', 4096); kv.data.write(b'first'); kv.commit(b'1')")
+        standby.do("words = client.stand_by('chat'); next(words)")
+        standby.begin(AGAIN)
+        mpsafed.kill()
+        standby.process.send_signal(signal.SIGSTOP)
+        primary.kill()
+        mpsafed.start()
+        failed = mpsafed.until(lambda event: bool(event.takeovers) and event.phase == "closed")
+        assert [action.state for action in failed.actions] == ["failed"]
+        standby.process.send_signal(signal.SIGCONT)
+        standby.result()
+        assert standby.do("word.phase") == "'promoted'"
+        assert standby.do("Durable.open(vault, 'kv').data.read(5)") == "b'first'"
+        standby.do("client.progress(word.event, serving_ns=time.time_ns())")
+        done = mpsafed.until(lambda event: event.id > failed.id and bool(event.takeovers) and event.phase == "closed")
+        assert (done.takeovers[0].victim, done.takeovers[0].standby) == (primary.identity, standby.identity)
+        with VaultProcess(host, "chat", socket, environment=OUTSIDE) as next_one:
+            next_one.stands_by()
+            assert mpsafed.client.events()[-1].id == done.id, "nobody is lost, so nobody takes over"
 
 
 @pytest.mark.parametrize("status", [0, 1])

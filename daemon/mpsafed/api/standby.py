@@ -54,6 +54,7 @@ class StandbyService:
         self._engine.board.refresh()
         try:
             if waiting.standby.phase == "warm":
+                self._engine.standby_came(tenant)
                 yield Awaited("warm", takeovers.epochs.number_of(tenant), 0, "")
             async for word in waiting.words():
                 yield word

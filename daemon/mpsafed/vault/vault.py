@@ -32,6 +32,7 @@ from mpsafe.errors import (
 )
 from mpsafe.model import Identity, Region
 from mpsafe.protocol.vault import HANDLES_MAX, LAYOUT_BYTES_MAX, Collected
+from mpsafed.processes import has_ended
 from mpsafed.vault.epochs import Epochs
 from mpsafed.vault.holder import PREFIX, Holder
 from mpsafed.vault.index import Held, Index, Line
@@ -327,7 +328,8 @@ class Vault:
             newer = [r for r in self.regions() if _same(r, region) and r.id > region.id and r.state == "committed"]
             return f"region {newer[-1].id} of the same name is newer" if newer and region.state == "committed" else ""
         newer = [r for r in self.regions() if _same(r, region) and r.epoch > region.epoch]
-        if newer and self._index.held[region.id].writer is None:
+        writer = self._index.held[region.id].writer
+        if newer and (writer is None or has_ended(writer)):
             return f"region {newer[-1].id} of epoch {newer[-1].epoch} took its place"
         return ""
 
