@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will hold leases of a real daemon from several processes, and take the room away from under them."""
 
-import asyncio
 import doctest
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
@@ -14,7 +13,7 @@ import pytest
 import mpsafe.leases
 from as_user import as_user
 from daemon_process import PATIENCE_S, Mpsafed
-from mpsafe.client import AsyncClient, Client
+from mpsafe.client import Client
 from mpsafe.errors import (
     BadRequest,
     LeasePressed,
@@ -388,29 +387,3 @@ def test_without_nvml_nothing_is_granted_and_nothing_is_taken(daemon: Mpsafed, c
     while len(chat.leases()) < 2:
         with suppress(UnknownDevice):
             chat.acquire("chat", device, memory=Span(GIB, GIB, GIB))
-
-
-def test_a_lease_that_cannot_be_had_is_not_begun(daemon: Mpsafed, device: str) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(NoRoom):
-        HeldLease(daemon.socket, "chat", device, memory=Span(99 * GIB, 99 * GIB, 99 * GIB))
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_the_client_that_awaits(daemon: Mpsafed, chat: Client, device: str) -> None:
-    async def check() -> None:
-        async with AsyncClient(daemon.socket, timeout_s=PATIENCE_S) as client:
-            lease = await client.acquire("chat", device, memory=Span(GIB, 2 * GIB, 3 * GIB), sm=Span(1, 2, 3))
-            assert await client.leases() == chat.leases() == [lease]
-            assert (await client.resize(lease.id, memory=Span(GIB, GIB, GIB))).lease.granted_bytes == GIB
-            async with aclosing(client.watch_leases()) as words:
-                assert (await anext(words)).lease == lease.id
-                assert (await client.renew(lease.id, GIB)).granted_bytes == GIB
-                with await client.link(device) as link:
-                    assert link.cells()[link.cell][1].pid == os.getpid()
-                await client.release(lease.id)
-                async for word in words:
-                    if word.word == "ended":
-                        break
-
-    asyncio.run(asyncio.wait_for(check(), PATIENCE_S))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will do one real thing that needs a package, twice: as installed, and with the package blocked."""
 
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class Use:
     program: str
 
 
+OLMOE = Path(__file__).parent / "data" / "expert_traces" / "olmoe_299.jsonl"
 EXPLAIN = "import sys; sys.argv = ['mpsafe', 'explain', '31']; from mpsafe.cli import main; sys.exit(main())"
 
 DAEMON = """
@@ -95,6 +97,12 @@ USES = [
     ),
     Use("click", ("click",), EXPLAIN),
     Use("msgspec", ("msgspec",), EXPLAIN),
+    Use(
+        "numpy",
+        ("numpy",),
+        "import sys; sys.argv = ['mpsafe', 'experts', 'simulate', '--cache', '25', '--trace', "
+        f"{os.fspath(OLMOE)!r}]; from mpsafe.cli import main; sys.exit(main())",
+    ),
     Use(
         "nvidia-ml-py",
         ("pynvml",),
