@@ -92,6 +92,23 @@ def test_a_standby_that_comes_too_late_to_a_takeover_is_promoted_when_it_comes(m
             assert mpsafed.client.events()[-1].id == done.id, "nobody is lost, so nobody takes over"
 
 
+def test_a_standby_in_mps_that_was_promoted_asks_the_next_daemon_what_became_of_it(mpsafed: Mpsafed) -> None:
+    host, socket = mpsafed.host, mpsafed.socket
+    with (
+        VaultProcess(host, "chat", socket, environment=OUTSIDE) as primary,
+        VaultProcess(host, "chat", socket) as standby,
+    ):
+        primary.do("vault.claim()")
+        standby.do("words = client.stand_by('chat'); next(words)")
+        standby.begin("next(words).phase")
+        primary.kill()
+        assert standby.result() == "'promoted'"
+        mpsafed.kill()
+        mpsafed.start()
+        standby.do(AGAIN)
+        assert standby.do("next(words).phase") in ("'granted'", "'refused'")
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_standby_is_started_where_none_waits(
     place: Path, software_host: SoftwareHost, tenant: Callable[..., Tenant], status: int

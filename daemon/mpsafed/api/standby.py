@@ -36,7 +36,8 @@ class StandbyService:
         clients = self._engine.inventory.clients
         client = clients.get(peer.identity)
         holder = takeovers.epochs.holder_of(tenant)
-        served = clients.get(holder) if holder is not None else None
+        # Who holds the epoch itself was promoted by a daemon before this one, and asks what became of that.
+        served = clients.get(holder) if holder not in (None, peer.identity) else None
         # Whom a daemon before this one has let wait comes back, also where the process that serves has ended meanwhile.
         unknown = holder is None and peer.identity not in takeovers.standbys.away(tenant)
         beside = unknown or (served is not None and client is not None and served.server == client.server)
