@@ -200,14 +200,14 @@ def test_a_shard_is_sealed_and_its_damage_is_seen() -> None:
     with pytest.raises(PermissionError):
         mmap.mmap(shard.fd, shard.nbytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
     with HostExperts([shard], layout, count=16) as host:
-        host.check(0)
+        host.check()
     damaged = os.memfd_create("damaged")
     os.write(damaged, bytes(shard.nbytes))
     with (
         HostExperts([Shard(damaged, shard.nbytes, shard.sha256)], layout, count=16) as host,
         pytest.raises(ShardDamaged, match=f"layer 0 .* not {shard.sha256}"),
     ):
-        host.check(0)
+        host.check()
 
 
 def test_a_trace_is_recorded_of_what_the_model_did(tmp_path: Path) -> None:

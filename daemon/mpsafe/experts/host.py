@@ -128,12 +128,12 @@ class HostExperts:
         """Address and bytes of each shard's map, for who registers it with a driver."""
         return [(records.data_ptr(), records.numel()) for records in self._records]
 
-    def check(self, layer: int) -> None:
+    def check(self) -> None:
         """ShardDamaged where a layer's content is not what its hash says."""
-        shard = self.shards[layer]
-        got = hashlib.sha256(self._maps[layer]).hexdigest()
-        if got != shard.sha256:
-            raise ShardDamaged(layer, shard.sha256, got)
+        for layer, (shard, memory) in enumerate(zip(self.shards, self._maps, strict=True)):
+            got = hashlib.sha256(memory).hexdigest()
+            if got != shard.sha256:
+                raise ShardDamaged(layer, shard.sha256, got)
 
     def close(self) -> None:
         """Unmaps all; tensors of records must be gone."""

@@ -60,7 +60,8 @@ def attach(
 
     `prefetch`: experts that may be on their way ahead of time; `link`: how they get there, on a CPU an emulated link of
     8 GB/s; `share`: with whom the host's copy, the link and the device's memory are shared; `allocate`: where the
-    cache's memory comes from, in whole `granule_bytes`. NotMixture for another kind of model.
+    cache's memory comes from, in whole `granule_bytes`. NotMixture for another kind of model, ShardDamaged where the
+    copy that others have is not what its hash says.
     """
     known = {one.name: one for one in POLICIES if isinstance(one, Known)}
     if policy not in known:
@@ -75,6 +76,8 @@ def attach(
     layout = layout_of(layers[0])
     with ExitStack() as stack:
         host = stack.enter_context(HostExperts(_shards(layers, layout, share), layout, count=shape.experts))
+        if share is not None:
+            host.check()
         pool = SlotPool(layout, slots, allocate or of_torch(device), granule_bytes=granule_bytes)
         stack.callback(pool.close)
         way = link() if link is not None else _way(device, host, share)
