@@ -161,6 +161,28 @@ def test_a_cache_shrinks_and_grows_in_the_middle_of_an_answer() -> None:
         assert served.cache_bytes == 16 * served.slot_bytes
 
 
+def test_a_cache_that_finds_no_memory_stays_as_it_is() -> None:
+    import torch
+
+    from mpsafe.experts.slots import Block, of_torch
+
+    left = [20]
+
+    def scarce(nbytes: int) -> Block:
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError(f"no {nbytes} bytes are left")
+        return of_torch("cpu")(nbytes)
+
+    model, asked = make("Olmoe"), tokens(6)
+    with offload(model, cache_percent=25, allocate=scarce) as served:
+        wanted = answer(model, asked)
+        with pytest.raises(MemoryError):
+            served.resize(64)
+        assert served.slots == 16
+        assert torch.equal(answer(model, asked)[1], wanted[1])
+
+
 def test_a_lease_below_what_a_layer_needs_changes_nothing() -> None:
     import torch
 

@@ -10,6 +10,7 @@ registered as "mpsafe" (`transformers.integrations.moe`). Experts are computed o
 their ids, in whatever slot each is: the output does not depend on what was resident.
 """
 
+import logging
 import os
 import threading
 import time
@@ -39,6 +40,8 @@ __all__ = ["Offloaded", "attach"]
 
 FUNCTION: Final = "mpsafe"
 ATTRIBUTE: Final = "_mpsafe"
+_log = logging.getLogger(__name__)
+
 NOBODY: Final[Ids] = np.empty(0, np.intp)
 AHEAD: Final = 3
 DEFAULT_BANDWIDTH: Final = 8e9
@@ -78,7 +81,9 @@ def attach(
         host = stack.enter_context(HostExperts(_shards(layers, layout, share), layout, count=shape.experts))
         if share is not None:
             host.check()
-        pool = SlotPool(layout, slots, allocate or of_torch(device), granule_bytes=granule_bytes)
+        # With a lease nothing is allocated before there is one.
+        first = slots if share is None else 0
+        pool = SlotPool(layout, first, allocate or of_torch(device), granule_bytes=granule_bytes)
         stack.callback(pool.close)
         way = link() if link is not None else _way(device, host, share)
         stack.callback(way.close)
@@ -185,7 +190,8 @@ class Offloaded:
     def resize(self, slots: int) -> None:
         """Gives device memory back, or takes more, between two layers; may be called by any thread.
 
-        LeaseTooSmall below the fewest slots that a layer needs, and nothing has changed.
+        LeaseTooSmall below the fewest slots that a layer needs, MemoryError where the device has no more: then nothing
+        has changed.
         """
         with self._lock:
             self._residency.resize(min(slots, self.shape.total))
@@ -243,8 +249,14 @@ class Offloaded:
         """As many slots as the lease has room for."""
         if self._lease is not None:
             slots = min(self._pool.slots_in(self._lease.granted_bytes), self.shape.slots)
-            if slots != self._pool.count and slots >= self._residency.floor:
+            if slots == self._pool.count or slots < self._residency.floor:
+                return
+            try:
                 self._residency.resize(slots)
+            except MemoryError as error:  # granted, and somebody without a lease was quicker; tried again at a token
+                if not self._pool.count:
+                    raise
+                _log.warning("the cache stays at %d experts: %s", self._pool.count, error)
 
     def _called(self, module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         """A forward pass begins; of a new request, if there is no cache, or nothing in it."""

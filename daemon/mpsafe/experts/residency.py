@@ -129,14 +129,14 @@ class Residency:
         self._coming.clear()
 
     def resize(self, slots: int) -> None:
-        """More slots, or fewer: then who is worth least leaves. LeaseTooSmall below `floor`."""
+        """More slots, or fewer: then who is worth least leaves. LeaseTooSmall below `floor`; MemoryError."""
         if slots < self.floor:
             raise LeaseTooSmall(slots, self.floor)
-        if slots < self._pool.count:
+        before = self._pool.count
+        if slots < before:
             self._shrink(slots)
-        else:
-            self._free = [*range(slots - 1, self._pool.count - 1, -1), *self._free]
         self._pool.resize(slots)
+        self._free = [*range(slots - 1, before - 1, -1), *self._free]
 
     def _shrink(self, slots: int) -> None:
         """Who is in a slot that goes moves into one that stays, if it is worth more than who is there."""

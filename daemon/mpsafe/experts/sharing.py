@@ -15,12 +15,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import torch
 
 from mpsafe import cuda
 from mpsafe.client import Client
+from mpsafe.errors import BadCudaCall
 from mpsafe.experts.host import Shard
 from mpsafe.experts.slots import Allocate, Block
 from mpsafe.leases import HeldLease
@@ -28,6 +29,8 @@ from mpsafe.link import Link
 from mpsafe.protocol.leases import Span
 
 __all__ = ["Share", "software_memory"]
+
+OUT_OF_MEMORY: Final = 2
 
 
 class Share:
@@ -69,10 +72,15 @@ class Share:
 
 
 def software_memory(driver: cuda.Driver, device: cuda.Device) -> Allocate:
-    """Blocks of the software GPU's memory, which counts there as this process's; BadCudaCall 2 where there is none."""
+    """Blocks of the software GPU's memory, which counts there as this process's."""
 
     def allocate(nbytes: int) -> Block:
-        memory = cuda.Memory.create(driver, device, nbytes)
+        try:
+            memory = cuda.Memory.create(driver, device, nbytes)
+        except BadCudaCall as error:
+            if error.result != OUT_OF_MEMORY:
+                raise
+            raise MemoryError(str(error)) from error
         fd = memory.export()
         try:
             mapped = mmap.mmap(fd, nbytes)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Room for experts on the device: slots in blocks, so that memory can be given back while serving."""
+"""Room for experts on the device: slots in blocks, so that memory can be given back while serving.
+
+An `Allocate` makes a block of so many bytes; MemoryError where the device has no more.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +38,10 @@ def of_torch(device: Any) -> Allocate:
 
     def allocate(nbytes: int) -> Block:
         give_back = torch.cuda.empty_cache if where.type == "cuda" else _nothing
-        return Block(torch.empty((nbytes,), dtype=torch.uint8, device=where), give_back)
+        try:
+            return Block(torch.empty((nbytes,), dtype=torch.uint8, device=where), give_back)
+        except RuntimeError as error:
+            raise MemoryError(str(error)) from error
 
     return allocate
 
@@ -71,12 +77,22 @@ class SlotPool:
         return nbytes // self.block_bytes * self.per_block
 
     def resize(self, count: int) -> None:
-        """Slots from `count` on are gone, their memory free where no block of others needs it."""
+        """Slots from `count` on are gone, their memory free where no block of others needs it.
+
+        MemoryError where the device has no more; there are as many as before then.
+        """
         wanted = -(-count // self.per_block)
+        more: list[Block] = []
+        try:
+            while len(self._blocks) + len(more) < wanted:
+                more.append(self._allocate(self.block_bytes))
+        except MemoryError:
+            while more:
+                more.pop().close()
+            raise
         while len(self._blocks) > wanted:
             self._blocks.pop().close()
-        while len(self._blocks) < wanted:
-            self._blocks.append(self._allocate(self.block_bytes))
+        self._blocks += more
         self.count = count
 
     def close(self) -> None:
