@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from contract.mps_rig import eventually
 from moe_models import make
+from mpsafe.errors import BadRequest
 from requires import requires
 
 pytestmark = requires("torch")
@@ -170,27 +171,38 @@ def test_who_hangs_up_keeps_nobody_waiting(path: Path) -> None:
     assert completion(path)["choices"][0]["text"] == wanted
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--listen", "0.0.0.0:8000"], "loopback"),
-        (["--listen", "example.com:80"], "loopback"),
-        (["--listen", "unix:/nowhere/at/all"], "a directory that is there"),
-        (["--policy", "nobody"], "nobody"),
-        (["--cache", "1"], "at least"),
-        (["--tenant", "chat"], "--tenant and --uuid together"),
-    ],
-)
-def test_what_cannot_be_served_is_refused(model: Path, words: list[str], said: str) -> None:
-    done = subprocess.run(
-        [*COMMAND, "serve", model, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"listen": "0.0.0.0:8000"}, "loopback"),
+    ({"listen": "example.com:80"}, "loopback"),
+    ({"listen": "127.0.0.1:99999"}, "loopback"),
+    ({"listen": "unix:/nowhere/at/all"}, "a directory that is there"),
+    ({"policy": "nobody"}, "nobody"),
+    ({"cache_percent": 1.0}, "at least"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), REFUSED)
+def test_what_cannot_be_served_is_refused(model: Path, changed: dict[str, Any], said: str) -> None:
+    from mpsafe.experts.serving import serve
+
+    asked: dict[str, Any] = {
+        "listen": "127.0.0.1:8000",
+        "cache_percent": 50.0,
+        "policy": "mpsafe",
+        "prefetch": 2,
+        "device": "cpu",
+    }
+    with pytest.raises(BadRequest, match=said):
+        serve(model, prefetch=2, device="cpu", sharing=None, **{**asked, **changed})
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     done = subprocess.run([*COMMAND, "serve", tmp_path], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and os.fspath(tmp_path) in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [*COMMAND, "serve", tmp_path, "--tenant", "chat"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "--tenant and --uuid together" in done.stderr
 
 
 def test_a_model_is_recorded_from_its_directory(model: Path, tmp_path: Path) -> None:
