@@ -47,6 +47,7 @@ test-all: test
 	timeout 15m $(venv)/python -m tools.soak kills
 	timeout 15m $(venv)/python -m tools.soak kills --control real
 	timeout 5m $(venv)/python -m tools.soak flood
+	timeout 90m $(venv)/python -m tools.soak takeovers
 	MPSAFE_CORE_EXAMPLES=3000 MPSAFE_CORE_FUZZ_SECONDS=240 MPSAFE_CORE_THREADS_MS=120000 \
 		timeout 40m $(venv)/python -m pytest -n0 -o timeout=1800 tests/test_core.py
 	MPSAFE_ALL=1 timeout 15m $(venv)/python -m pytest -n0 -o timeout=900 tests/test_vault_model.py

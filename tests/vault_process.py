@@ -9,6 +9,7 @@ stdin, a JSON string, and answers with one: "= " and the repr of what came of it
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ class VaultProcess:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._begun = "its start"
         identity = identify(self.process.pid)
         assert identity is not None
         self.identity: Identity = identity
@@ -62,6 +64,10 @@ class VaultProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills it, if it is still there, and closes its pipes."""
         self.kill()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
@@ -75,6 +81,7 @@ class VaultProcess:
     def begin(self, words: str) -> None:
         """Has it do something and does not wait."""
         assert self.process.stdin is not None
+        self._begun = words
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
 
@@ -93,8 +100,15 @@ class VaultProcess:
     def result(self) -> str:
         """What came of what was begun."""
         answer = self.answer()
-        assert answer.startswith("= "), answer
+        assert answer.startswith("= "), f"{self._begun}: {answer}"
         return answer[2:]
+
+    def has_answered(self) -> bool:
+        """Whether what was begun has come to its end."""
+        assert self.process.stdout is not None
+        poll = select.poll()
+        poll.register(self.process.stdout, select.POLLIN)
+        return bool(poll.poll(0))
 
     def stands_by(self) -> None:
         """Registers as a standby of its tenant, and waits for the word that promotes it."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.soak rounds | kills | flood: see the package."""
+"""python -m tools.soak rounds | kills | flood | takeovers: see the package."""
 
 import random
 from typing import Literal
 
 import click
 
-from tools.soak import flood, kills, rounds
+from tools.soak import flood, kills, rounds, takeovers
 
 SEEDS = 1 << 32
 
@@ -34,6 +34,14 @@ def _flood(seconds: int) -> None:
     raise SystemExit(flood.run(seconds))
 
 
+@click.command("takeovers")
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(1, 1_000_000), help="how many")
+@click.option("--seed", type=click.IntRange(0), help="of the first round; a round's seed is that and its number")
+def _takeovers(count: int, seed: int | None) -> None:
+    """Owner, standby, daemon and MPS server end at random: no committed byte is lost, no handle is left."""
+    raise SystemExit(takeovers.run(count, seed=random.randrange(SEEDS) if seed is None else seed))
+
+
 if __name__ == "__main__":
     about = "Long runs of the real daemon on the software GPU; status 1 if something was wrong."
-    click.Group("soak", commands=[_rounds, _kills, _flood], help=about)()
+    click.Group("soak", commands=[_rounds, _kills, _flood, _takeovers], help=about)()
