@@ -193,7 +193,7 @@ def test_what_cannot_be_served_is_refused(model: Path, changed: dict[str, Any], 
         "device": "cpu",
     }
     with pytest.raises(BadRequest, match=said):
-        serve(model, prefetch=2, device="cpu", sharing=None, **{**asked, **changed})
+        serve(model, sharing=None, **{**asked, **changed})
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
