@@ -151,7 +151,8 @@ class EmulatedLink:
         free_at = time.monotonic()
         while (transfer := self._next()) is not None:
             nbytes = min(PIECE_BYTES, len(transfer.source) - transfer.moved)
-            if (sharers := self._sharers(transfer, nbytes)) is None:
+            ahead, sharers = self._sharers(transfer, nbytes)
+            if not sharers:
                 time.sleep(REFUSED_S)
             else:
                 end = transfer.moved + nbytes
@@ -160,7 +161,7 @@ class EmulatedLink:
                 if (early := free_at - time.monotonic()) > TICK_S:
                     time.sleep(early)
                 transfer.moved = end
-            self._put_back(transfer, 0 if sharers is None or transfer.urgent else nbytes)
+            self._put_back(transfer, nbytes if ahead and sharers else 0)
             del transfer
 
     def _next(self) -> _Pieces | None:
@@ -170,18 +171,20 @@ class EmulatedLink:
             self._moving = queue.popleft() if queue else None
             return self._moving
 
-    def _sharers(self, transfer: _Pieces, nbytes: int) -> int | None:
-        """How many processes move something over this link now; None if this piece has to wait for them."""
-        if self._page is None:
-            return 1
+    def _sharers(self, transfer: _Pieces, nbytes: int) -> tuple[bool, int]:
+        """Whether this piece moves before anybody waits for it, and how many processes move something over this link
+        now; 0 if it has to wait for them."""
         with self._wake:
-            if not transfer.urgent and not self._page.prefetch(nbytes):
-                return None
-            if transfer.urgent:
+            ahead = not transfer.urgent
+            if self._page is None:
+                return ahead, 1
+            if ahead and not self._page.prefetch(nbytes):
+                return ahead, 0
+            if not ahead:
                 self._page.update()
             now_ns = time.monotonic_ns()
             busy = [cell.on_demand_bytes or cell.prefetch_bytes for _, cell in self._page.cells() if cell.fresh(now_ns)]
-        return max(1, sum(map(bool, busy)))
+        return ahead, max(1, sum(map(bool, busy)))
 
     def _end(self, transfer: _Pieces) -> None:
         if transfer.urgent and self._page is not None:
