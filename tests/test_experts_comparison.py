@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
+from expert_traces import OLMOE, made
 from mpsafe.errors import BadRequest
 from mpsafe.experts.comparison import Comparison, compare
 from mpsafe.experts.policies import POLICIES
 from mpsafe.experts.report import page, verdict
 from mpsafe.experts.trace import write
-from test_experts_policies import OLMOE, made
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expert_traces import OLMOE, made
 from mpsafe.errors import BadRequest
 from mpsafe.experts.policies import POLICIES, Known, Policy, Routed, Shape, Step, Wishes
 from mpsafe.experts.policies.finemoe import FineMoe, selected
@@ -23,7 +23,6 @@ from mpsafe.experts.replay import Outcome, replay, slots_for
 from mpsafe.experts.simulation import chosen, run_policy, shape_of, simulate
 from mpsafe.experts.trace import Ids, Trace, read
 
-OLMOE = Path(__file__).parent / "data" / "expert_traces" / "olmoe_299.jsonl"
 NAMED = {known.name: known for known in POLICIES}
 
 
@@ -36,34 +35,6 @@ def outcome(trace: Trace, name: str, percent: float, *, prefetch: int = 0) -> Ou
     _, found = run_policy(NAMED[name], trace, shape_of(trace, percent), prefetch=prefetch, training=[])
     assert found is not None
     return found
-
-
-def made(seed: int, *, tokens: int = 60, layers: int = 4, experts: int = 8, used: int = 2) -> Trace:
-    """A trace with all that can be recorded. What is asked for follows from a hidden state that moves slowly."""
-    dice = np.random.default_rng(seed)
-    gates = np.random.default_rng(0).standard_normal((layers, 12, experts))
-    state = np.zeros(12)
-    said = np.zeros((tokens, layers, experts))
-    embeddings = np.zeros((tokens, 12))
-    for token in range(tokens):
-        embeddings[token] = np.random.default_rng(int(dice.integers(6))).standard_normal(12)
-        state = 0.5 * state + embeddings[token]
-        said[token] = np.exp(np.einsum("h,lhe->le", state, gates) / 2)
-    said /= said.sum(2, keepdims=True)
-    ahead = np.stack([np.roll(said, -distance, axis=1) for distance in (1, 2, 3)], 2)
-    ids = np.argsort(-said, axis=2)[:, :, :used].reshape(tokens * layers, used)
-    return Trace(
-        name=f"made-{seed}",
-        layers=layers,
-        experts=experts,
-        ids=list(ids),
-        requests=np.arange(tokens) // 20,
-        tokens=np.arange(tokens),
-        probabilities=said.astype(np.float32),
-        ahead=ahead.astype(np.float32),
-        embeddings=embeddings.astype(np.float32),
-        contexts=np.roll(embeddings, 1, axis=0).astype(np.float32),
-    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +147,9 @@ def _hits(known: object, trace: Trace, shape: Shape, tokens: int) -> list[int]:
         ([0.25, 0.25, 0.25, 0.25], 0.5, 1, [0, 1]),
     ],
 )
-def test_finemoe_selects_as_section_4_3_says(row: list[float], score: float, at_least: int, wanted: list[int]) -> None:
+def test_finemoe_selects_until_delta_and_at_least_k(
+    row: list[float], score: float, at_least: int, wanted: list[int]
+) -> None:
     assert selected(np.asarray(row, np.float32), score, at_least).tolist() == wanted
 
 
@@ -227,6 +200,15 @@ def test_more_bytes_than_lru_are_not_moved_for_long() -> None:
     lru, ours = outcome(trace, "lru", 25), outcome(trace, "mpsafe", 25, prefetch=4)
     assert ours.prefetched > 0
     assert ours.moved <= 1.1 * lru.moved
+
+
+def test_what_is_always_asked_for_alone_is_never_certain_beyond_number() -> None:
+    """A likelihood that rounds to 1 would have odds without a logarithm: warnings are errors here."""
+    trace = dataclasses.replace(made(1, tokens=1), ids=[np.asarray([0, 1])] * 4)
+    policy = NAMED["mpsafe"].over(shape := shape_of(trace, 25), trace)
+    for _ in range(3000):
+        replay(trace, shape, policy, prefetch=0)
+    assert np.isfinite(policy.keep(np.arange(shape.total))).all()
 
 
 def test_slots_are_whole_experts(olmoe: Trace) -> None:

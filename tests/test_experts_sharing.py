@@ -58,12 +58,12 @@ def test_four_processes_have_one_copy_and_an_antagonist_changes_no_answer(
     daemon: Mpsafed, servers: list[Server]
 ) -> None:
     first = servers[0]
-    wanted = first.do("answer(1, 24)")[0]
+    wanted = first.ask("answer(1, 24)")[0]
     for one in servers:
         one.begin("answer(1, 24)")
-    assert {one.result()[0] for one in servers} == {wanted}
+    assert {one.value()[0] for one in servers} == {wanted}
 
-    each = [one.do("pss()") for one in servers]
+    each = [one.ask("pss()") for one in servers]
     assert sum(one["rss"] for one in each) > 2 * first.nbytes
     assert sum(one["pss"] for one in each) <= first.nbytes
     contents = daemon.client.contents()
@@ -82,7 +82,7 @@ def test_four_processes_have_one_copy_and_an_antagonist_changes_no_answer(
         for _ in range(taken // 2):
             eventually(lambda: takes(antagonist), "the antagonist gets its memory")
         assert not any(one.has_answered() for one in servers), "they were to be in the middle of it"
-        answers = {one.result()[0] for one in servers}
+        answers = {one.value()[0] for one in servers}
         assert len(answers) == 1
         during = caches(servers)
         assert sum(during) < 0.8 * sum(before)
@@ -90,12 +90,12 @@ def test_four_processes_have_one_copy_and_an_antagonist_changes_no_answer(
         assert all(lease.state == "held" for lease in daemon.client.leases())
 
     eventually(lambda: sum(caches(servers)) >= 0.95 * sum(before), "the caches have grown again")
-    assert first.do("answer(2, 200)")[0] in answers
+    assert first.ask("answer(2, 200)")[0] in answers
 
 
 def caches(servers: list[Server]) -> list[int]:
     """Bytes of each after a token more: a lease that has grown is followed when one begins."""
-    return [one.do("(answer(3, 1), served.cache_bytes)")[1] for one in servers]
+    return [one.ask("(answer(3, 1), served.cache_bytes)")[1] for one in servers]
 
 
 def fit(daemon: Mpsafed, servers: list[Server]) -> bool:
@@ -116,13 +116,13 @@ def takes(antagonist: VaultProcess) -> bool:
 
 
 def test_a_daemon_that_dies_is_not_noticed_by_who_serves(daemon: Mpsafed, servers: list[Server]) -> None:
-    wanted = servers[0].do("answer(1, 60)")[0]
+    wanted = servers[0].ask("answer(1, 60)")[0]
     for one in servers:
         one.begin("answer(1, 60)")
     daemon.kill()
     daemon.client.close()
     daemon.start(ready_for="calls")
-    assert {one.result()[0] for one in servers} == {wanted}
+    assert {one.value()[0] for one in servers} == {wanted}
     eventually(lambda: len(daemon.client.leases()) == 4, "all have their leases again")
 
 

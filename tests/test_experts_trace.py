@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from expert_traces import OLMOE
 from mpsafe.errors import BadTrace
 from mpsafe.experts.trace import Trace, read, write
-
-OLMOE = Path(__file__).parent / "data" / "expert_traces" / "olmoe_299.jsonl"
 
 
 def lines(path: Path, *tokens: object) -> Path:

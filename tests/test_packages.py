@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from expert_traces import OLMOE
 from mpsafe.soft.host import LIBRARIES, SoftwareHost
 from requires import requires
 
@@ -38,7 +39,6 @@ class Use:
     program: str
 
 
-OLMOE = Path(__file__).parent / "data" / "expert_traces" / "olmoe_299.jsonl"
 EXPLAIN = "import sys; sys.argv = ['mpsafe', 'explain', '31']; from mpsafe.cli import main; sys.exit(main())"
 
 DAEMON = """

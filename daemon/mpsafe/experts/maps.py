@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expert maps of old tokens, and the search for those that resemble a new one (FineMoE, section 4.1 and 4.2).
+"""Expert maps of old tokens, and the search for those that resemble a new one (FineMoE, arXiv 2502.05370).
 
 An expert map is what the routers said of one token: [L, E], a softmax a layer. A store has C maps, layer by layer in
 memory, so that the similarity of the layers so far grows by one matrix-vector product a layer.

@@ -2,7 +2,7 @@
 """Serves an unmodified Transformers model with most of its experts in host memory.
 
     model = AutoModelForCausalLM.from_pretrained(directory)
-    offloaded = experts.attach(model, cache_percent=25)
+    offloaded = attach(model, cache_percent=25)
     model.generate(...)
 
 The experts' parameters leave the model for sealed host memory; the model's experts are run by the function that is
@@ -143,7 +143,7 @@ class Offloaded:
         self._residency = Residency(shape, self.policy, host, pool, link)
         self._lease: HeldLease | None = None
         self._prefetch = prefetch
-        self._looks_ahead = "ahead" in known.needs or known.name.startswith("mpsafe")
+        self._looks_ahead = "ahead" in known.needs | known.likes
         self._lock = threading.Lock()
         self._router_said: tuple[Tensor, Tensor | None] | None = None
         self._embedding: Floats | None = None

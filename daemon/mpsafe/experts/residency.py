@@ -141,7 +141,7 @@ class Residency:
     def _shrink(self, slots: int) -> None:
         """Who is in a slot that goes moves into one that stays, if it is worth more than who is there."""
         resident = np.flatnonzero(self._slot != NOWHERE)
-        keep = len(resident) - max(0, len(resident) - slots)
+        keep = min(len(resident), slots)
         order = resident[np.argsort(-self._policy.keep(resident), kind="stable")] if len(resident) else resident
         for flat in order[keep:].tolist():
             self._leave(flat)

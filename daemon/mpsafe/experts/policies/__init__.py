@@ -29,7 +29,8 @@ Need: TypeAlias = Literal["probabilities", "ahead", "embeddings", "training"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A policy, and what it needs of a trace. `causal`: it does not know the future, so it could serve.
+    """A policy, what it needs of a trace, and what it likes to have besides. `causal`: it does not know the future, so
+    it could serve.
 
     `role`: ours, ours in part, or what it is compared with.
     """
@@ -39,6 +40,7 @@ class Known:
     make: Callable[[Shape], Policy]
     needs: frozenset[Need] = frozenset()
     role: Role = "baseline"
+    likes: frozenset[Need] = frozenset()
     causal: ClassVar[bool] = True
 
     def over(self, shape: Shape, trace: Trace) -> Policy:
@@ -94,6 +96,7 @@ POLICIES: Final[tuple[Known | Oracle, ...]] = (
         "eam-mpsafe",
         "the same with our evictor",
         lambda shape: Pair(Mpsafe(shape, maps=False), ActivationMatrices(shape)),
+        likes=_AHEAD,
     ),
     Known("gate-1", "gate lookahead, 1 layer, LRU", lambda s: Pair(Lru(s), Gate(s, distance=1)), _AHEAD),
     Known("gate-2", "gate lookahead, 2 layers, LRU", lambda s: Pair(Lru(s), Gate(s, distance=2)), _AHEAD),
@@ -110,6 +113,7 @@ POLICIES: Final[tuple[Known | Oracle, ...]] = (
         "a trained linear predictor, 1 layer, LRU",
         lambda shape: Pair(Lru(shape), Linear(shape, distance=1)),
         _TRAINED,
+        likes=_AHEAD,
     ),
     Known(
         "linear-mpsafe",
@@ -117,16 +121,18 @@ POLICIES: Final[tuple[Known | Oracle, ...]] = (
         lambda shape: Pair(Mpsafe(shape, maps=False), Linear(shape, distance=1)),
         _TRAINED,
         "ablation",
+        likes=_AHEAD,
     ),
     Known("finemoe", "the paper's, 3 layers ahead", lambda shape: FineMoe(shape, distance=3), _MAPS),
     Known("finemoe-2", "the paper's, 2 layers ahead", lambda shape: FineMoe(shape, distance=2), _MAPS),
     Known("finemoe-1", "the paper's, 1 layer ahead", lambda shape: FineMoe(shape, distance=1), _MAPS),
-    Known("mpsafe", "ours", lambda shape: Mpsafe(shape), role="ours"),
+    Known("mpsafe", "ours", lambda shape: Mpsafe(shape), role="ours", likes=_AHEAD),
     Known(
         "mpsafe-no-maps",
         "ours, without looking for similar tokens",
         lambda shape: Mpsafe(shape, maps=False),
         role="ablation",
+        likes=_AHEAD,
     ),
     Oracle(
         "oracle",

@@ -22,6 +22,7 @@ START_SQUARE: Final = 1e-2
 TINY: Final = 1e-3
 PRIOR_USES: Final = 4.0
 AGES: Final = 4096
+LOGIT_MAX: Final = 30.0
 
 _Matrix = NDArray[np.float64]
 
@@ -35,7 +36,9 @@ class _Logistic:
         self._square = np.full(features, START_SQUARE)
 
     def __call__(self, features: _Matrix) -> Scores:
-        found: Scores = 1 / (1 + np.exp(-(features @ self.weights)))
+        logits = features @ self.weights
+        np.clip(logits, -LOGIT_MAX, LOGIT_MAX, out=logits)  # a likelihood of 1 has no logarithm of its odds
+        found: Scores = 1 / (1 + np.exp(-logits))
         return found
 
     def learn(self, features: _Matrix, ids: Ids) -> None:

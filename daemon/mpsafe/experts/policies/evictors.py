@@ -15,7 +15,7 @@ from mpsafe.experts.trace import Ids
 
 __all__ = ["ClassLru", "LeastStale", "Lfru", "Lfu", "Lru"]
 
-CLASS_HALF_LIFE_STEPS: Final = 128
+CLASS_FADE: Final = 0.5 ** (1 / 128)
 CLASSES: Final = 8
 
 
@@ -46,63 +46,48 @@ class Lru:
 
 
 class Lfu(Lru):
-    """The least frequently used leaves."""
+    """The least frequently used leaves. `count`: uses of each expert."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
-        self._count = np.zeros(shape.total)
+        self.count: Scores = np.zeros(shape.total)
 
     @override
     def routed(self, routed: Routed) -> None:
         super().routed(routed)
-        self._count[routed.flat] += 1
+        self.count[routed.flat] += 1
 
     @override
     def keep(self, candidates: Ids) -> Scores:
-        return self._count[candidates] + self.recency(candidates)
+        return self.count[candidates] + self.recency(candidates)
+
+    def age(self, candidates: Ids) -> Scores:
+        """Uses of any expert since its own last one, from 1."""
+        return self.clock + 1 - self.last[candidates]
 
 
-class Lfru(Lru):
-    """Frequency over age: uses so far by layers since the last one (vLLM, RFC #38256)."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self._count = np.zeros(shape.total)
-
-    @override
-    def routed(self, routed: Routed) -> None:
-        super().routed(routed)
-        self._count[routed.flat] += 1
+class Lfru(Lfu):
+    """Frequency over age (vLLM, RFC #38256)."""
 
     @override
     def keep(self, candidates: Ids) -> Scores:
-        return self._count[candidates] / (self.clock + 1 - self.last[candidates])
+        return self.count[candidates] / self.age(candidates)
 
 
-class ClassLru(Lru):
-    """Least recently used within the lowest of 8 classes of frequency, which halves in 128 tokens (llama.cpp, #27861).
+class ClassLru(Lfu):
+    """The greatest age over 2^class leaves (llama.cpp, #27861 and llama-moe-cache.cpp).
 
-    A class spans a factor of two of the decayed count.
+    A count halves in 128 tokens; its class is the whole part of its logarithm to the base 2, at most 7.
     """
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
-        self._count = np.zeros(shape.total)
-        self._fade = 0.5 ** (1 / CLASS_HALF_LIFE_STEPS)
 
     @override
     def begin(self, step: Step) -> None:
-        self._count *= self._fade
-
-    @override
-    def routed(self, routed: Routed) -> None:
-        super().routed(routed)
-        self._count[routed.flat] += 1
+        self.count *= CLASS_FADE
 
     @override
     def keep(self, candidates: Ids) -> Scores:
-        classes = np.floor(np.log2(1 + self._count[candidates]))
-        return np.minimum(classes, CLASSES - 1) + self.recency(candidates)
+        classes = np.floor(np.log2(np.maximum(self.count[candidates], 1)))
+        return -self.age(candidates) / np.exp2(np.minimum(classes, CLASSES - 1))
 
 
 class LeastStale(Lru):

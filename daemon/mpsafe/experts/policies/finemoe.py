@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """FineMoE as its paper has it (EuroSys'26, arXiv 2502.05370): maps searched by meaning, then by trajectory.
 
-Section 4.2: the arg-max map by the embedding's cosine guides the first d layers; from then on, after each layer, the
-arg-max map by the cosine of all layers so far guides the layer that is d ahead. Section 4.3: delta = clip(1 - score, 0,
-1); of a guided layer the likeliest experts are taken until their sum reaches delta, and at least K; they are fetched by
-p / (layers to go). Section 4.4: who leaves first has the highest 1 / (p * frequency); recency counts for nothing.
-Section 4.1: a full store has its most redundant map overwritten, RDY = d/L * semantic + (L - d)/L * trajectory.
+Search: the arg-max map by the embedding's cosine guides the first d layers; from then on, after each layer, the arg-max
+map by the cosine of all layers so far guides the layer that is d ahead. Selection: delta = clip(1 - score, 0, 1); of a
+guided layer the likeliest experts are taken until their sum reaches delta, and at least K; they are fetched by
+p / (layers to go). Eviction: who leaves first has the highest 1 / (p * frequency); recency counts for nothing.
+Deduplication: a full store has its most redundant map overwritten, RDY = d/L * semantic + (L - d)/L * trajectory.
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ TINY: Final = 1e-9
 
 
 def selected(row: Floats, score: float, at_least: int) -> Ids:
-    """The experts of a guided layer that are prefetched, likeliest first (section 4.3)."""
+    """The experts of a guided layer that are prefetched, likeliest first: see above, selection."""
     delta = min(max(1.0 - score, 0.0), 1.0)
     order = np.argsort(-row, kind="stable")
     enough = int(np.searchsorted(np.cumsum(row[order]), delta)) + 1
