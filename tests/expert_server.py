@@ -3,26 +3,21 @@
 
     python expert_server.py TENANT SOCKET BANDWIDTH PERCENT
 
-It has `served`, `answer(seed, tokens)` and `pss()`: each line of stdin is a JSON string that it evaluates; it answers
-with "= " and the repr of what came of it, or "! " and the error.
+It has `served`, `answer(seed, tokens)` and `pss()`; see `word_process.py`.
 """
 
 import hashlib
-import json
-import os
-import select
-import subprocess
 import sys
 import time
 from ast import literal_eval
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
 from daemon_process import Mpsafed
 from vault_process import OUTSIDE
+from word_process import WordProcess, obey
 
 __all__ = ["Server"]
 
@@ -31,58 +26,26 @@ BANDWIDTH: Final = 2e9
 PERCENT: Final = 50
 
 
-class Server:
-    """An `expert_server.py` on a software host, outside MPS."""
+class Server(WordProcess):
+    """An `expert_server.py` on a software host, outside MPS. `nbytes`: of all experts, once it serves."""
 
     def __init__(self, daemon: Mpsafed) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, PATH, "chat", daemon.socket, str(BANDWIDTH), str(PERCENT)],
-            env={**daemon.host.environment, **OUTSIDE, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        environment = {**daemon.host.environment, **OUTSIDE, "OMP_NUM_THREADS": "1"}
+        arguments = ("chat", daemon.socket, str(BANDWIDTH), str(PERCENT))
+        super().__init__(PATH, *arguments, environment=environment)
         self.nbytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
 
     def up(self) -> None:
         """Waits until it serves."""
         self.nbytes = int(self.result())
 
-    def begin(self, words: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
+    def value(self) -> Any:
+        """What came of what was begun."""
+        return literal_eval(self.result())
 
-    def result(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"it ended with {self.process.wait(60)}"
-        answer = str(json.loads(line))
-        assert answer.startswith("= "), answer
-        return literal_eval(answer[2:])
-
-    def has_answered(self) -> bool:
-        assert self.process.stdout is not None
-        return bool(select.select([self.process.stdout.fileno()], [], [], 0)[0])
-
-    def do(self, words: str) -> Any:
-        self.begin(words)
-        return self.result()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(60)
+    def ask(self, words: str) -> Any:
+        """The value of an expression."""
+        return literal_eval(self.do(words))
 
 
 def main() -> None:
@@ -131,18 +94,7 @@ def main() -> None:
             link=lambda: EmulatedLink(float(bandwidth), page=share.link),
         ) as served,
     ):
-        names: dict[str, Any] = {"answer": answer, "pss": pss, "served": served}
-        _say(f"= {served.host.nbytes}")
-        for line in sys.stdin:
-            try:
-                _say(f"= {eval(json.loads(line), names)!r}")
-            except Exception as error:
-                _say(f"! {type(error).__name__}: {error}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(json.dumps(text) + "\n")
-    sys.stdout.flush()
+        obey({"answer": answer, "pss": pss, "served": served}, first=served.host.nbytes)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
@@ -13,7 +12,6 @@ from mpsafe.client import AsyncClient, Client
 from mpsafe.errors import NoRoom
 from mpsafe.leases import HeldLease
 from mpsafe.protocol.leases import Span
-from mpsafe.soft.host import SoftwareHost
 from requires import requires
 
 pytestmark = requires("soft")
@@ -22,34 +20,27 @@ GIB = 1 << 30
 
 
 @pytest.fixture
-def daemon(software_host: SoftwareHost) -> Iterator[Mpsafed]:
-    with Mpsafed(software_host) as daemon:
-        daemon.start(ready_for="calls")
-        yield daemon
-
-
-@pytest.fixture
-def chat(daemon: Mpsafed) -> Client:
+def chat(mpsafed: Mpsafed) -> Client:
     """This process, attached for the tenant chat."""
-    daemon.client.attach("chat").close()
-    return daemon.client
+    mpsafed.client.attach("chat").close()
+    return mpsafed.client
 
 
 @pytest.fixture
-def device(daemon: Mpsafed) -> str:
-    return daemon.client.devices()[0].uuid
+def device(mpsafed: Mpsafed) -> str:
+    return mpsafed.client.devices()[0].uuid
 
 
-def test_a_lease_that_cannot_be_had_is_not_begun(daemon: Mpsafed, device: str) -> None:
+def test_a_lease_that_cannot_be_had_is_not_begun(mpsafed: Mpsafed, device: str) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoRoom):
-        HeldLease(daemon.socket, "chat", device, memory=Span(99 * GIB, 99 * GIB, 99 * GIB))
+        HeldLease(mpsafed.socket, "chat", device, memory=Span(99 * GIB, 99 * GIB, 99 * GIB))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_client_that_awaits(daemon: Mpsafed, chat: Client, device: str) -> None:
+def test_the_client_that_awaits(mpsafed: Mpsafed, chat: Client, device: str) -> None:
     async def check() -> None:
-        async with AsyncClient(daemon.socket, timeout_s=PATIENCE_S) as client:
+        async with AsyncClient(mpsafed.socket, timeout_s=PATIENCE_S) as client:
             lease = await client.acquire("chat", device, memory=Span(GIB, 2 * GIB, 3 * GIB), sm=Span(1, 2, 3))
             assert await client.leases() == chat.leases() == [lease]
             assert (await client.resize(lease.id, memory=Span(GIB, GIB, GIB))).lease.granted_bytes == GIB

@@ -67,7 +67,7 @@ class Asking:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.digests.add(self._server.do(f"answer(1, {TOKENS})")[0])
+            self.digests.add(self._server.ask(f"answer(1, {TOKENS})")[0])
             self.done += [time.monotonic()] * TOKENS
 
 
@@ -82,7 +82,7 @@ def main() -> None:
             servers.append(stack.enter_context(Server(host)))
             servers[-1].up()
         curve, digests, freed_ms, taken = _antagonist(host, servers)
-        each = [one.do("pss()") for one in servers]
+        each = [one.ask("pss()") for one in servers]
     pss, rss = (sum(one[name] for one in each) / MIB for name in ("pss", "rss"))
     rows = [Row(f"{PROCESSES} processes: host memory of experts (PSS)", pss, "MiB", "a copy each (RSS)", rss)]
     third = len(curve) // 3
@@ -112,7 +112,7 @@ def _rate(servers: list[Server], seconds: float) -> float:
 
 def _antagonist(host: Mpsafed, servers: list[Server]) -> tuple[list[float], set[str], float, int]:
     """The curve, the answers, how long 2 MiB took to be had at most, and how many MiB were."""
-    caches = sum(one.do("served.cache_bytes") for one in servers)
+    caches = sum(one.ask("served.cache_bytes") for one in servers)
     waits: list[float] = []
     with contextlib.ExitStack() as stack:
         asking = [stack.enter_context(Asking(one)) for one in servers]
