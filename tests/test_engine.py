@@ -5,6 +5,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -231,7 +232,7 @@ def test_one_bad_signal_costs_itself_only(host: Host, monkeypatch: pytest.Monkey
 
     async def check() -> None:
         async with host.engine(Policy(act=False)) as engine:
-            engine.emit(ClientConnected(time_ns=1, server=host.server.pid, pid=host.other.pid))
+            engine.emit(ClientConnected(time_ns=time.time_ns(), server=host.server.pid, pid=host.other.pid))
             engine.emit(absorbed(host.guilty))
             await until(engine, lambda event: event.kind == "fault")
 

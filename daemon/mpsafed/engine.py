@@ -313,7 +313,7 @@ class Engine:
         """What a signal says of the host, before it is asked what it means."""
         match signal:
             case ClientConnected():
-                self.inventory.connected(signal.server, signal.pid, control=signal.control, writer=signal.writer)
+                self.inventory.named(signal)
             case ServerChanged():
                 self.inventory.changed(
                     signal.server, signal.state, signal.uid, control=signal.control, writer=signal.writer

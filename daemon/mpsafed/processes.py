@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Generator
 from typing import Self
 
@@ -28,6 +29,12 @@ def identify(pid: int) -> Identity | None:
     except OSError:
         return None
     return Identity(pid, int(fields[19])) if len(fields) > 19 else None
+
+
+def started_ns(identity: Identity) -> int:
+    """When it started, CLOCK_REALTIME in nanoseconds, to a clock tick."""
+    boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return boot_ns + identity.start_ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def name_and_uid(identity: Identity) -> tuple[str, int] | None:

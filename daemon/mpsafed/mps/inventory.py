@@ -9,14 +9,19 @@ it says no more than that it is time to ask. Whoever wrote it, a server is gone 
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from mpsafe.errors import ControlFailed
 from mpsafe.model import Client, ClientState, Identity, Server, ServerState
 from mpsafed.mps.control import Control, uid_of
 from mpsafed.mps.controls import Controls
-from mpsafed.processes import has_ended, identify, name_and_uid
+from mpsafed.processes import has_ended, identify, name_and_uid, started_ns
+from mpsafed.signals import ClientConnected
 
 __all__ = ["Inventory"]
+
+# Between the clock of a log's lines and that of start times, which moves when the host's clock is set.
+CLOCKS_APART_NS: Final = 1_000_000_000
 
 
 class Inventory:
@@ -110,6 +115,18 @@ class Inventory:
             left = client.server == server and client.state == "connected" and identity.pid not in listed
             if left and not has_ended(identity):
                 del self.clients[identity]
+
+    def named(self, signal: ClientConnected) -> None:
+        """Takes in a client that a line of a log names.
+
+        A line that is read late, after this daemon was started again, names a pid that may be somebody else's by now:
+        a process that came after the line is not meant by it, and the lists say who is a client.
+        """
+        identity = identify(signal.pid)
+        if identity is not None and started_ns(identity) > signal.time_ns + CLOCKS_APART_NS:
+            self.invalidate()
+        else:
+            self.connected(signal.server, signal.pid, control=signal.control, writer=signal.writer)
 
     def connected(self, server: int, pid: int, *, control: str = "", writer: int | None = 0) -> None:
         """Takes in a client that a line of a log names, unless it has ended or the writer may not name it."""
