@@ -104,7 +104,7 @@ def run(count: int, *, seed: int) -> int:
             try:
                 soak.round(seed + number)
             except (AssertionError, MpsafeError, TimeoutError, subprocess.TimeoutExpired) as error:
-                report.complain(f"seed {seed + number}: {soak.doing}: {error}")
+                report.complain(f"seed {seed + number}: {soak.doing}: {error}; {soak.newest_event()}")
             if report.wrong:
                 break
         soak.close()
@@ -158,6 +158,14 @@ class _Soak:
         for process in (self._owner, self._standby):
             if process is not None:
                 process.close()
+
+    def newest_event(self) -> str:
+        """What the daemon has done about the newest fault."""
+        try:
+            event = [*self._daemon.client.events()][-1]
+        except (IndexError, MpsafeError) as error:
+            return f"no event: {error!r}"
+        return f"event {event.id} is {event.phase}: " + "; ".join(str(one) for one in event.actions)
 
     def check_nothing_is_left(self, descriptors: int) -> None:
         """After the end of all processes."""
