@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from contract import check_cuda, check_cuda_binding, check_cuda_faults, check_cuda_kernels, check_cuda_sharing
+from contract import (
+    check_cuda,
+    check_cuda_binding,
+    check_cuda_faults,
+    check_cuda_host,
+    check_cuda_kernels,
+    check_cuda_sharing,
+)
 from mpsafe import cuda
 from mpsafe.cuda._cuda import ffi
 from mpsafe.errors import NoCudaDriver
@@ -26,6 +33,7 @@ CHECKS = {
     "check_cuda.py": [check.__name__ for check in check_cuda.CHECKS],
     "check_cuda_binding.py": [check.__name__ for check in check_cuda_binding.CHECKS],
     "check_cuda_faults.py": list(check_cuda_faults.FAULTS),
+    "check_cuda_host.py": [check.__name__ for check in check_cuda_host.CHECKS],
     "check_cuda_kernels.py": [check.__name__ for check in check_cuda_kernels.CHECKS],
     "check_cuda_sharing.py": [check.__name__ for check in check_cuda_sharing.CHECKS],
 }

@@ -31,6 +31,7 @@ _CUDA: Final = [
     "ptx.c",
     "queue.c",
     "ranges.c",
+    "register.c",
     "rm.c",
     "space.c",
     "stream.c",

@@ -4,6 +4,7 @@
 
 #include "context.h"
 #include "queue.h"
+#include "register.h"
 #include "space.h"
 #include "stream.h"
 #include "warp.h"
@@ -98,7 +99,8 @@ static CUresult transfer_now(struct transfer transfer, bool valid)
 static bool is_pageable(const void *host, size_t bytes)
 {
     struct range found;
-    return !space_find((uintptr_t)host, bytes, &found) || found.kind != RANGE_HOST;
+    bool pinned = space_find((uintptr_t)host, bytes, &found) && found.kind == RANGE_HOST;
+    return !pinned && !registered(host, bytes);
 }
 
 CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t bytes)

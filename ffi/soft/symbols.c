@@ -48,6 +48,8 @@ static const struct symbol symbols[] = {
     {"cuMemFree", (void (*)(void))cuMemFree_v2},
     {"cuMemHostAlloc", (void (*)(void))cuMemHostAlloc},
     {"cuMemFreeHost", (void (*)(void))cuMemFreeHost},
+    {"cuMemHostRegister", (void (*)(void))cuMemHostRegister_v2},
+    {"cuMemHostUnregister", (void (*)(void))cuMemHostUnregister},
     {"cuPointerGetAttribute", (void (*)(void))cuPointerGetAttribute},
     {"cuMemcpyHtoD", (void (*)(void))cuMemcpyHtoD_v2},
     {"cuMemcpyDtoH", (void (*)(void))cuMemcpyDtoH_v2},

@@ -23,7 +23,7 @@ graphs, managed memory, peers.
 from mpsafe.cuda.context import Context, Event, Stream
 from mpsafe.cuda.driver import Device, Driver, load
 from mpsafe.cuda.launch import F32, ILLEGAL_INSTRUCTION, U32, U64, Argument, Kernel, Module, kernels
-from mpsafe.cuda.memory import Buffer, HostBuffer, Span
+from mpsafe.cuda.memory import Buffer, HostBuffer, Registration, Span
 from mpsafe.cuda.virtual import Access, Memory, Reservation, granularity
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Kernel",
     "Memory",
     "Module",
+    "Registration",
     "Reservation",
     "Span",
     "Stream",

@@ -32,9 +32,14 @@ class Context(Owned):
     @override
     def close(self) -> None:
         """Release it; the driver destroys it with its last user. The calling thread has no context then."""
+        if self._handle is not None:
+            self.driver.undo("cuCtxSetCurrent", ffi.NULL)
+        self.release()
+
+    def release(self) -> None:
+        """The same with the calling thread left as it is: for threads of a library that has the context current too."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            self.driver.undo("cuCtxSetCurrent", ffi.NULL)
             self.driver.undo("cuDevicePrimaryCtxRelease_v2", self.device.ordinal)
 
     def make_current(self) -> None:

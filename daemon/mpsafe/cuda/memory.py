@@ -7,9 +7,10 @@ from typing_extensions import override
 
 from mpsafe.cuda._cuda import ffi
 from mpsafe.cuda.context import Context, Stream, stream_handle
+from mpsafe.cuda.driver import Driver
 from mpsafe.cuda.owned import Handle, Owned
 
-__all__ = ["Buffer", "HostBuffer", "Span"]
+__all__ = ["Buffer", "HostBuffer", "Registration", "Span"]
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -28,6 +29,24 @@ class HostBuffer(Handle):
     def view(self) -> memoryview:
         """The memory itself; good until `close`."""
         return memoryview(ffi.buffer(ffi.cast("char *", self.handle), self.nbytes))
+
+
+class Registration(Handle):
+    """Host memory that somebody else owns, page-locked by the driver: copies from it go straight to the device.
+
+    Memory that this process may not write to, a map of a sealed memfd for one, has to be registered `read_only`: an
+    H100 answers INVALID_VALUE otherwise. Where the device does not know that (READ_ONLY_HOST_REGISTER_SUPPORTED) it is
+    NOT_SUPPORTED.
+    """
+
+    undo: ClassVar[str] = "cuMemHostUnregister"
+
+    def __init__(self, driver: Driver, address: int, nbytes: int, *, read_only: bool) -> None:
+        """`address`: of a whole page; the calling thread has a context. BadCudaCall."""
+        flags = ffi.integer_const("CU_MEMHOSTREGISTER_READ_ONLY") if read_only else 0
+        host = ffi.cast("void *", address)
+        driver.call("cuMemHostRegister_v2", host, nbytes, flags)
+        super().__init__(driver, host)
 
 
 class Span:
