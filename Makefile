@@ -79,6 +79,7 @@ uninstall:
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tools/install/uninstall
 
 clean:
-	rm -rf .venv build dist daemon/mpsafe.egg-info daemon/mpsafe/soft/lib daemon/mpsafe/cuda/_cuda.py daemon/mpsafed/driver/_uapi.c
+	rm -rf .venv build dist daemon/mpsafe.egg-info daemon/mpsafe/soft/lib daemon/mpsafe/cuda/_cuda.py daemon/mpsafed/driver/_uapi.c \
+		daemon/mpsafe/experts/_core.c ffi/experts/*.o
 	find daemon tests tools ffi -name __pycache__ -prune -exec rm -rf {} +
 	find daemon -name '_*.so' -delete

@@ -39,6 +39,6 @@ class BuildWithPatch(build_py):
 
 
 setup(
-    cffi_modules=["ffi/build_uapi.py:ffibuilder", "ffi/build_cuda.py:ffibuilder"],
+    cffi_modules=[f"ffi/build_{name}.py:ffibuilder" for name in ("uapi", "cuda", "experts")],
     cmdclass={"build_ext": BuildNative, "build_py": BuildWithPatch},
 )

@@ -131,7 +131,7 @@ def _hits(known: object, trace: Trace, shape: Shape, tokens: int) -> list[int]:
     counting = SimpleNamespace(
         begin=begins,
         routed=counts,
-        **{name: getattr(policy, name) for name in ("brought", "keep", "wishes", "worth")},
+        **{name: getattr(policy, name) for name in ("brought", "leaving", "wishes", "worth")},
     )
     replay(trace, shape, cast("Policy", counting), prefetch=2)
     return found[:tokens]
@@ -167,7 +167,7 @@ def test_finemoe_enqueues_only_what_was_selected() -> None:
         return found
 
     counting = SimpleNamespace(
-        wishes=wishes, **{name: getattr(policy, name) for name in ("begin", "routed", "brought", "keep", "worth")}
+        wishes=wishes, **{name: getattr(policy, name) for name in ("begin", "routed", "brought", "leaving", "worth")}
     )
     replay(trace, shape, cast("Policy", counting), prefetch=8)
     # It has seen this very trace: the similarity is 1 from the first layer on, and so K experts are enough.

@@ -19,6 +19,7 @@ import numpy as np
 from rich.progress import Progress
 
 from mpsafe.experts.comparison import Comparison, compare
+from mpsafe.experts.core import bfloat16
 from mpsafe.experts.maps import MapStore, Trajectory
 from mpsafe.experts.policies import POLICIES
 from mpsafe.experts.policies.ours import Mpsafe
@@ -135,9 +136,10 @@ def _searches() -> list[Row]:
     for maps, bound in SEARCHES:
         store = MapStore(4, 64, width=128, capacity=maps)
         store.count = maps
-        store.maps[:] = dice.random(store.maps.shape, np.float32)
+        for layer in range(store.layers):
+            store.maps[layer] = bfloat16(dice.random(store.maps.shape[1:], np.float32))
         store.norms[:] = 1
-        store.keys[:] = dice.random(store.keys.shape, np.float32)
+        store.keys[:] = bfloat16(dice.random(store.keys.shape, np.float32))
         row = dice.random(64, np.float32)
         scores = store.semantic(dice.random(128, np.float32))
 

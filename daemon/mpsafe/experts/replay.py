@@ -121,12 +121,14 @@ class _Replay:
         self._held += count - max(leave, 0)
         if leave <= 0:
             return
-        free = self._resident.copy()
+        free = self._resident & ~self._waiting
         free[needed] = False
-        candidates = np.flatnonzero(free & ~self._waiting)
-        if len(candidates) < leave:
-            candidates = np.flatnonzero(free)
-        self._leave(candidates[_lowest(self._policy.keep(candidates), leave)])
+        victims = self._policy.leaving(free, leave)
+        if len(victims) < leave:
+            free = self._resident.copy()
+            free[needed] = False
+            victims = self._policy.leaving(free, leave)
+        self._leave(victims)
 
     def _bring(self, in_use: Ids) -> None:
         """As many of the policy's wishes as the link has time for. Who is computed meanwhile does not leave."""
@@ -141,17 +143,16 @@ class _Replay:
             return
         may_leave = self._resident & ~self._waiting
         may_leave[in_use] = False
-        candidates = np.flatnonzero(may_leave)
         free = self._shape.slots - self._held
-        leave = _lowest(self._policy.keep(candidates), min(len(flat), len(candidates)))
+        leaving = self._policy.leaving(may_leave, len(flat))
         brought: list[int] = []
         for wish, chance in zip(flat.tolist(), likely.tolist(), strict=True):
             if free:
                 free -= 1
                 self._held += 1
-            elif len(leave) and self._policy.worth(wish, chance, int(candidates[leave[0]])):
-                self._leave(candidates[leave[:1]])
-                leave = leave[1:]
+            elif len(leaving) and self._policy.worth(wish, chance, int(leaving[0])):
+                self._leave(leaving[:1])
+                leaving = leaving[1:]
             else:
                 continue
             brought.append(wish)
@@ -165,10 +166,3 @@ class _Replay:
         self._resident[victims] = self._waiting[victims] = False
         self._wasted += int(self._unused[victims].sum())
         self._unused[victims] = False
-
-
-def _lowest(scores: np.ndarray[tuple[int, ...], np.dtype[np.float64]], count: int) -> Ids:
-    """Where the `count` lowest are, lowest first; of equals the first."""
-    if count == 1:
-        return np.asarray([int(scores.argmin())])
-    return np.argsort(scores, kind="stable")[:count]

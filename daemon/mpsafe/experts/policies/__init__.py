@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, TypeAlias
 
-from mpsafe.experts.policies.base import NOTHING, Pair, Policy, Routed, Shape, Step, Wishes
+from mpsafe.experts.policies.base import NOTHING, Flags, Pair, Policy, Routed, Shape, Step, Wishes
 from mpsafe.experts.policies.evictors import ClassLru, LeastStale, Lfru, Lfu, Lru
 from mpsafe.experts.policies.finemoe import FineMoe
 from mpsafe.experts.policies.gates import Gate, Linear
@@ -21,7 +21,20 @@ from mpsafe.experts.policies.ours import Mpsafe
 from mpsafe.experts.policies.requests import ActivationMatrices
 from mpsafe.experts.trace import Trace
 
-__all__ = ["NOTHING", "POLICIES", "Known", "Need", "Oracle", "Policy", "Role", "Routed", "Shape", "Step", "Wishes"]
+__all__ = [
+    "NOTHING",
+    "POLICIES",
+    "Flags",
+    "Known",
+    "Need",
+    "Oracle",
+    "Policy",
+    "Role",
+    "Routed",
+    "Shape",
+    "Step",
+    "Wishes",
+]
 
 Role: TypeAlias = Literal["ours", "ablation", "baseline", "bound"]
 Need: TypeAlias = Literal["probabilities", "ahead", "embeddings", "training"]

@@ -14,9 +14,24 @@ from numpy.typing import NDArray
 
 from mpsafe.experts.trace import Floats, Ids, Trace
 
-__all__ = ["NOTHING", "Evictor", "Pair", "Policy", "Predictor", "Routed", "Scores", "Shape", "Step", "Wishes", "steps"]
+__all__ = [
+    "NOTHING",
+    "Evictor",
+    "Flags",
+    "Pair",
+    "Policy",
+    "Predictor",
+    "Routed",
+    "Scores",
+    "Shape",
+    "Step",
+    "Wishes",
+    "least",
+    "steps",
+]
 
 Scores = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +138,10 @@ class Predictor(Protocol):
 class Policy(Evictor, Predictor, Protocol):
     """Both."""
 
+    def leaving(self, may_leave: Flags, count: int) -> Ids:
+        """The `count` that are worth least of those that may leave [L * E], the least first; fewer where fewer may."""
+        ...
+
     def worth(self, wish: int, likely: float, victim: int) -> bool:
         """Whether `wish`, which is used with this likelihood, should come in and the victim leave."""
         ...
@@ -156,8 +175,22 @@ class Pair:
     def keep(self, candidates: Ids) -> Scores:
         return self.evictor.keep(candidates)
 
+    def leaving(self, may_leave: Flags, count: int) -> Ids:
+        return least(self.evictor, may_leave, count)
+
     def wishes(self) -> Wishes:
         return self.predictor.wishes() if self.predictor is not None else NOTHING
 
     def worth(self, wish: int, likely: float, victim: int) -> bool:
         return self.worthwhile is None or self.worthwhile(wish, likely, victim)
+
+
+def least(evictor: Evictor, may_leave: Flags, count: int) -> Ids:
+    """The `count` that it would keep least; of equals the first."""
+    candidates = np.flatnonzero(may_leave)
+    if not len(candidates):
+        return candidates
+    scores = evictor.keep(candidates)
+    if count == 1:
+        return candidates[[int(scores.argmin())]]
+    return candidates[np.argsort(scores, kind="stable")[:count]]

@@ -1,148 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
 """How likely each expert is to be asked for when its layer comes next, learned while serving.
 
-Two logistic models with weights that all experts share, so that a few hundred tokens teach them. `later`: what the
-last tokens say of a layer's next turn; asked for once a layer has been routed. `sooner`: the same for the layers just
-ahead, with what this token has shown so far. Weights move by AdaGrad each time the truth is known.
+Two logistic models with weights that all experts share, so that a few hundred tokens teach them. One says what the last
+tokens tell of a layer's next turn, and is asked once a layer has been routed. The other says the same of the layers
+just ahead, with what this token has shown so far; it is one for each distance. Weights move by AdaGrad each time the
+truth is known. The arithmetic is in ffi/experts/.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from mpsafe.experts.policies.base import Routed, Scores, Shape
+from mpsafe.experts.core import ffi, flags, floats, integers, lib
+from mpsafe.experts.policies.base import NOTHING, Routed, Shape, Wishes
 from mpsafe.experts.trace import Floats, Ids
+
+if TYPE_CHECKING:
+    from mpsafe.experts._core import CData
 
 __all__ = ["Estimator"]
 
-HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
-RATE: Final = 0.4
-START_SQUARE: Final = 1e-2
-TINY: Final = 1e-3
-PRIOR_USES: Final = 4.0
-AGES: Final = 4096
-LOGIT_MAX: Final = 30.0
-
-_Matrix = NDArray[np.float64]
-
-
-class _Logistic:
-    """Weights for features [E, F], learned online."""
-
-    def __init__(self, features: int, *, bias: float) -> None:
-        self.weights = np.zeros(features)
-        self.weights[0] = bias
-        self._square = np.full(features, START_SQUARE)
-
-    def __call__(self, features: _Matrix) -> Scores:
-        logits = features @ self.weights
-        np.clip(logits, -LOGIT_MAX, LOGIT_MAX, out=logits)  # a likelihood of 1 has no logarithm of its odds
-        found: Scores = 1 / (1 + np.exp(-logits))
-        return found
-
-    def learn(self, features: _Matrix, ids: Ids) -> None:
-        """What was asked for is known. The error is that of the weights as they are now, not as they were then."""
-        error = self(features)
-        error[ids] -= 1
-        slope = error @ features
-        self._square += slope * slope
-        self.weights -= RATE * slope / np.sqrt(self._square)
+RATE_MAX: Final = 0.99
 
 
 class Estimator:
-    """`later` [L, E]: likelihoods for each layer's next turn. `reach`: of how many layers ahead `sooner` is asked."""
+    """`reach`: how many layers ahead. All that it knows is one array of bytes, `memory`, good on this machine."""
 
     def __init__(self, shape: Shape, *, reach: int) -> None:
-        layers, experts = shape.layers, shape.experts
-        rate = shape.used / experts
         self.shape = shape
-        self.reach = min(reach, layers - 1)
-        self.later: Scores = np.full((layers, experts), rate)
-        self._rate = rate
-        self._counts = np.zeros((len(HALF_LIVES), layers, experts))
-        self._fade = 0.5 ** (1 / np.asarray(HALF_LIVES))
-        self._ages = np.full((layers, experts), 64)
-        self._age_features = np.stack([np.exp(-np.arange(AGES) / 2), np.log1p(np.arange(AGES)) / 4], 1)
-        # How often b was asked for, of all times that a had been: by a's layer a token before, or the layers before.
-        self._follows = np.zeros((layers, experts, experts), np.float32)
-        self._leads = np.zeros((self.reach, layers, experts, experts), np.float32)
-        self._uses = np.zeros((layers, experts), np.float32)
-        self._last: list[Ids | None] = [None] * layers
-        bias = float(np.log(rate / (1 - rate)))
-        self._later_model = _Logistic(9, bias=bias)
-        self._later_features: list[_Matrix | None] = [None] * layers
-        self._sooner_models = [_Logistic(8, bias=0.0) for _ in range(self.reach)]
-        for model in self._sooner_models:
-            model.weights[1] = 1.0
-        self._sooner_features: list[list[_Matrix | None]] = [[None] * layers for _ in range(self.reach)]
+        self.reach = min(reach, shape.layers - 1)
+        nbytes = lib.estimator_bytes(shape.layers, shape.experts, self.reach)
+        self.memory: NDArray[np.uint8] = np.empty(nbytes, np.uint8)
+        rate = min(shape.used / shape.experts, RATE_MAX)
+        lib.estimator_start(self._pointer(), shape.layers, shape.experts, self.reach, rate)
+        self._bind()
+
+    @property
+    def likely(self) -> Floats:
+        """Of each expert, [L, E]; a view."""
+        return self._likely
 
     def routed(self, routed: Routed) -> None:
         """Learns from the truth about a layer, and says anew what its next turn will ask for."""
-        layer = routed.layer
-        ids = routed.flat - layer * self.shape.experts
-        if (features := self._later_features[layer]) is not None:
-            self._later_model.learn(features, ids)
-        for model, waiting in zip(self._sooner_models, self._sooner_features, strict=True):
-            if (known := waiting[layer]) is not None:
-                model.learn(known, ids)
-                waiting[layer] = None
-        self._count(layer, ids)
-        self._later_features[layer] = features = self._features(layer, ids, routed.probabilities)
-        self.later[layer] = self._later_model(features)
+        flat, said = routed.flat, routed.probabilities
+        lib.estimator_routed(self._self, routed.layer, integers(flat), len(flat), floats(said))
 
-    def sooner(
-        self, layer: int, distance: int, *, ahead: Floats | None, maps: Floats | None, regressed: Floats | None
-    ) -> Scores:
-        """Likelihoods for `layer`, `distance` layers (from 1) behind the one that was routed last, [E].
+    def look_ahead(self, now: int, *, ahead: Floats | None, maps: Floats | None, regressed: Floats | None) -> None:
+        """Says anew what the layers behind `now` will ask for, -1 before the first.
 
-        `ahead`: what the layer's router makes of the present hidden state; `maps`: what similar tokens asked for.
+        `ahead` [any, E]: what their routers make of the present hidden state; `maps` [near, E]: what similar tokens
+        asked for; `regressed` [reach, E].
         """
-        experts = self.shape.experts
-        later = self.later[layer]
-        features = np.zeros((experts, 8))
-        features[:, 0] = 1
-        features[:, 1] = np.log(later / (1 - later))
-        source = layer - distance
-        last = self._last[source] if source >= 0 else None
-        if last is not None:
-            led = self._leads[distance - 1, source, last].sum(0)
-            base = float(self._uses[source, last].sum()) - len(last)
-            features[:, 2] = np.log((led + PRIOR_USES * self._rate) / (base + PRIOR_USES) + TINY) / 2 + 1
-        if ahead is not None:
-            features[:, 3] = np.log(ahead + TINY) / 2 + 1
-            features[np.argpartition(-ahead, self.shape.used - 1)[: self.shape.used], 4] = 1
-        if maps is not None:
-            features[:, 5] = np.log(maps + TINY) / 2 + 1
-        if regressed is not None:
-            features[:, 6] = np.log(regressed) / 2 + 1
-            features[:, 7] = regressed
-        self._sooner_features[distance - 1][layer] = features
-        return self._sooner_models[distance - 1](features)
+        depth = 0 if ahead is None else len(ahead)
+        lib.estimator_ahead(self._self, now, floats(ahead), depth, floats(maps), floats(regressed))
 
-    def _count(self, layer: int, ids: Ids) -> None:
-        if (before := self._last[layer]) is not None:
-            self._follows[layer, before[:, None], ids] += 1
-        for distance in range(1, self.reach + 1):
-            if layer >= distance and (source := self._last[layer - distance]) is not None:
-                self._leads[distance - 1, layer - distance, source[:, None], ids] += 1
-        self._uses[layer, ids] += 1
-        self._last[layer] = ids
-        self._counts[:, layer] *= self._fade[:, None]
-        self._counts[:, layer, ids] += 1
-        self._ages[layer] += 1
-        self._ages[layer, ids] = 0
+    def wishes(self, now: int, *, least: float) -> Wishes:
+        """Who of the layers behind `now` is likelier than `least`; the nearer the layer, the more urgent."""
+        count = lib.estimator_wishes(self._self, now, least, self._wished_at, self._chances_at)
+        return Wishes(self._wished[:count].copy(), self._chances[:count].copy()) if count else NOTHING
 
-    def _features(self, layer: int, ids: Ids, probabilities: Floats | None) -> _Matrix:
-        features = np.empty((self.shape.experts, 9))
-        features[:, 0] = 1
-        shares = self._counts[:, layer] * (1 - self._fade)[:, None]
-        features[:, 1:5] = np.log1p(8 * shares).T
-        features[:, 5:7] = self._age_features[np.minimum(self._ages[layer], AGES - 1)]
-        followed = self._follows[layer, ids].sum(0)
-        base = float(self._uses[layer, ids].sum()) - len(ids)
-        features[:, 7] = np.log((followed + PRIOR_USES * self._rate) / (base + PRIOR_USES) + TINY) / 2 + 1
-        features[:, 8] = np.log(shares[3] + 0.01) / 2 + 1
-        if probabilities is not None:
-            features[:, 8] = np.log(probabilities + TINY) / 2 + 1
-        return features
+    def leaving(self, now: int, may_leave: NDArray[np.bool_], count: int, *, rent: float) -> Ids:
+        """The `count` who are worth least: likelihood less `rent` for each layer until it can be asked for."""
+        found = np.empty(count, np.int64)
+        found_count = lib.estimator_leaving(self._self, now, rent, flags(may_leave), count, integers(found))
+        return found[:found_count]
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "reach": self.reach, "memory": self.memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Pointers into the memory, and room for answers."""
+        layers, experts = self.shape.layers, self.shape.experts
+        self._self = self._pointer()
+        likely = ffi.buffer(lib.estimator_likely(self._self), layers * experts * 4)
+        self._likely: Floats = np.frombuffer(likely, np.float32).reshape(layers, experts)
+        self._wished = np.empty(max(1, self.reach) * experts, np.int64)
+        self._chances = np.empty(len(self._wished))
+        self._wished_at = integers(self._wished)
+        self._chances_at = ffi.from_buffer("double[]", self._chances)
+
+    def _pointer(self) -> "CData":
+        return ffi.cast("struct estimator *", ffi.from_buffer("char[]", self.memory))

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from mpsafe.experts.maps import MapStore, Trajectory
-from mpsafe.experts.policies.base import NOTHING, Routed, Scores, Shape, Step, Wishes
+from mpsafe.experts.policies.base import NOTHING, Flags, Routed, Scores, Shape, Step, Wishes, least
 from mpsafe.experts.trace import Floats, Ids, Trace
 
 __all__ = ["CAPACITY", "FineMoe", "selected"]
@@ -71,8 +71,8 @@ class FineMoe:
         self._semantic = store.semantic(step.embedding)
         self._trajectory = Trajectory(store, self._semantic)
         best = int(self._semantic.argmax())
-        for layer in range(self._distance):
-            self._guided(layer, store.maps[layer, best], float(self._semantic[best]))
+        for layer, row in enumerate(store.map(best)[: self._distance]):
+            self._guided(layer, row, float(self._semantic[best]))
 
     def routed(self, routed: Routed) -> None:
         assert routed.probabilities is not None
@@ -93,6 +93,9 @@ class FineMoe:
 
     def keep(self, candidates: Ids) -> Scores:
         return (self.guide.ravel()[candidates] + TINY) * self.uses[candidates]
+
+    def leaving(self, may_leave: Flags, count: int) -> Ids:
+        return least(self, may_leave, count)
 
     def wishes(self) -> Wishes:
         layers = {flat: layer for flat, (layer, _) in self._wanted.items() if layer > self._now}

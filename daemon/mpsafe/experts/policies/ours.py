@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from mpsafe.experts.maps import SHORTLIST, MapStore, Trajectory
-from mpsafe.experts.policies.base import NOTHING, Routed, Scores, Shape, Step, Wishes, steps
+from mpsafe.experts.policies.base import NOTHING, Flags, Routed, Scores, Shape, Step, Wishes, steps
 from mpsafe.experts.policies.estimator import Estimator
 from mpsafe.experts.policies.governor import Governor
 from mpsafe.experts.policies.regression import Regressions, projected
@@ -36,10 +36,8 @@ class Mpsafe:
         self._shape = shape
         self._estimator = Estimator(shape, reach=REACH)
         self._governor = Governor(shape.slots, budget=BUDGET)
-        self._likely = self._estimator.later.copy()
         self._layer_of = np.arange(shape.total) // shape.experts
         self._now = -1
-        self._near: list[int] = []
         self._ahead: dict[int, set[int]] = {}
         self._maps = maps
         self._store: MapStore | None = None
@@ -47,7 +45,7 @@ class Mpsafe:
         self._key: Floats | None = None
         self._rows: Floats = np.zeros((shape.layers, shape.experts), np.float32)
         self._trajectory: Trajectory | None = None
-        self._semantic: Floats = np.empty(0, np.float32)
+        self._blended: Floats = np.empty((self._estimator.reach, shape.experts), np.float32)
         self._regressions = Regressions(shape, reach=self._estimator.reach)
 
     def learn(self, traces: list[Trace]) -> None:
@@ -76,12 +74,11 @@ class Mpsafe:
             used = len(came.intersection(routed.flat.tolist()))
             self._governor.known(used, len(came) - used)
         self._estimator.routed(routed)
-        self._likely[layer] = self._estimator.later[layer]
         self._regressions.routed(routed)
         if routed.probabilities is not None:
             self._rows[layer] = routed.probabilities
             if self._trajectory is not None:
-                self._semantic = self._trajectory.extend(routed.probabilities)
+                self._trajectory.extend(routed.probabilities)
             if layer + 1 == self._shape.layers:
                 self._remember()
         self._look_ahead(routed.ahead)
@@ -93,54 +90,35 @@ class Mpsafe:
 
     def keep(self, candidates: Ids) -> Scores:
         wait = (self._layer_of[candidates] - self._now - 1) % self._shape.layers
-        return self._likely.ravel()[candidates] - RENT / self._shape.layers * wait
+        return self._estimator.likely.ravel()[candidates] - RENT / self._shape.layers * wait
+
+    def leaving(self, may_leave: Flags, count: int) -> Ids:
+        return self._estimator.leaving(self._now, may_leave, count, rent=RENT / self._shape.layers)
 
     def wishes(self) -> Wishes:
-        if not self._near or not self._governor.open:
+        if not self._governor.open:
             return NOTHING
-        first, width = self._near[0], self._shape.experts
-        likely = self._likely[first : self._near[-1] + 1].ravel()
-        likely_enough = np.flatnonzero(likely > LEAST_LIKELY)
-        urgency = likely[likely_enough] / (1 + likely_enough // width)
-        order = likely_enough[np.argsort(-urgency, kind="stable")]
-        return Wishes(order + first * width, likely[order])
+        return self._estimator.wishes(self._now, least=LEAST_LIKELY)
 
     def worth(self, wish: int, likely: float, victim: int) -> bool:
-        return likely > (1 - likely) * self._governor.price + float(self._likely.ravel()[victim])
+        return likely > (1 - likely) * self._governor.price + float(self._estimator.likely.ravel()[victim])
 
     def _look_ahead(self, ahead: Floats | None) -> None:
         """Asks again what the layers just ahead will ask for."""
-        self._near = list(range(self._now + 1, min(self._now + 1 + self._estimator.reach, self._shape.layers)))
-        blend = self._blend()
-        regressed = self._regressions.ahead
-        for distance, layer in enumerate(self._near, 1):
-            self._likely[layer] = self._estimator.sooner(
-                layer,
-                distance,
-                ahead=None if ahead is None or distance > len(ahead) else ahead[distance - 1],
-                maps=None if blend is None else blend[distance - 1],
-                regressed=None if regressed is None else regressed[distance - 1],
-            )
-
-    def _blend(self) -> Floats | None:
-        """What the nearest old tokens asked for in the layers just ahead, the nearest weighing most, [near, E]."""
-        if self._trajectory is None or not self._near:
-            return None
-        scores = self._semantic
-        count = min(NEIGHBOURS, len(scores))
-        best = np.argpartition(scores, -count)[-count:] if count < len(scores) else np.arange(count)
-        weights = np.exp(SHARPNESS * (scores[best] - scores[best].max()))
-        weights /= weights.sum()
-        return np.stack([weights @ self._trajectory.rows(best, layer) for layer in self._near])
+        near = min(self._estimator.reach, self._shape.layers - 1 - self._now)
+        if near <= 0:
+            return
+        maps = None
+        if self._trajectory is not None:
+            maps = self._blended[:near]
+            self._trajectory.blend(self._now + 1, maps, neighbours=NEIGHBOURS, sharpness=SHARPNESS)
+        self._estimator.look_ahead(self._now, ahead=ahead, maps=maps, regressed=self._regressions.ahead)
 
     def _search(self, embedding: Floats, context: Floats | None) -> None:
         """By the token's own embedding and the last hidden state before it: a vocabulary lookup knows no context."""
         self._key = key = np.concatenate([projected(embedding), projected(context)])
         if self._store is not None and self._store.count:
-            self._semantic = self._store.semantic(key)
-            self._trajectory = Trajectory(self._store, self._semantic, shortlist_above=SHORTLIST)
-            if self._trajectory.places is not None:
-                self._semantic = self._semantic[self._trajectory.places]
+            self._trajectory = Trajectory(self._store, self._store.semantic(key), shortlist_above=SHORTLIST)
 
     def _remember(self) -> None:
         if self._key is None:
