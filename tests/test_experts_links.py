@@ -58,9 +58,9 @@ def test_what_is_waited_for_goes_before_what_is_not() -> None:
     pairs = tensors(3)
     first, second = (link.send(*pair, urgent=False) for pair in pairs[:2])
     urgent = link.send(*pairs[2], urgent=True)
-    urgent.wait()
+    link.wait([urgent])
     assert arrived(*pairs[2]) and not first.arrived and not second.arrived
-    second.wait()
+    link.wait([second])
     assert first.arrived and all(arrived(*pair) for pair in pairs)
     link.close()
 
@@ -75,7 +75,7 @@ def test_a_prefetch_that_is_hurried_leaves_nothing_in_flight(pages: tuple[LinkPa
     eventually(lambda: in_flight(other)[0][1] > 0, "a piece is on its way")
     link.hurry(transfer)
     assert in_flight(other)[0][0] == MIB
-    transfer.wait()
+    link.wait([transfer])
     link.close()
     assert arrived(*pair) and in_flight(other) == [(0, 0), (0, 0)]
 
@@ -88,10 +88,10 @@ def test_nothing_moves_ahead_while_another_process_waits(pages: tuple[LinkPage, 
     ahead, urgent = tensors(2)
     other.load(5)
     transfer = link.send(*ahead, urgent=False)
-    link.send(*urgent, urgent=True).wait()
+    link.wait([link.send(*urgent, urgent=True)])
     assert arrived(*urgent) and not transfer.arrived and not ahead[1].numpy().any()
     other.loaded(5)
-    transfer.wait()
+    link.wait([transfer])
     link.close()
     assert arrived(*ahead) and in_flight(other) == [(0, 0), (0, 0)]
 

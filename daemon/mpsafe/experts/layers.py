@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from mpsafe.errors import NotMixture
 
-__all__ = ["MoeLayer", "moe_layers", "router_logits"]
+__all__ = ["MoeLayer", "gates", "moe_layers", "router_logits"]
 
 ROUTERS: Final = ("gate", "router")
+TOLERANCE: Final = 2e-2  # of bfloat16
 WEIGHTS: Final = (("gate_up_proj", "down_proj"), ("up_proj", "down_proj"))
 
 
@@ -54,6 +56,26 @@ def router_logits(output: Any, count: int) -> Tensor:
         if isinstance(part, Tensor) and part.shape[-1] == count and part.is_floating_point():
             return part.reshape(-1, count)
     raise NotMixture("the router", f"it returns nothing with {count} numbers a token")
+
+
+def gates(layers: list[MoeLayer]) -> Tensor | None:
+    """The routers' weights [L, E, H], where each router's logits are its weight times its input, and nothing else.
+
+    Tried on a random input, since nothing says so. None where it is not so.
+    """
+    weights: list[Tensor] = []
+    for layer in layers:
+        weight = layer.router._parameters.get("weight")
+        if weight is None or "forward" in vars(layer.router) or weight.shape[0] != layer.count:
+            return None
+        given = torch.randn(2, weight.shape[1]).to(weight)
+        with torch.no_grad():
+            logits = router_logits(layer.router(given), layer.count)
+            expected = nn.functional.linear(given, weight, None)
+        if not torch.allclose(logits.float(), expected.float(), rtol=TOLERANCE, atol=TOLERANCE):
+            return None
+        weights.append(weight.detach())
+    return torch.stack(weights) if len({weight.shape for weight in weights}) == 1 else None
 
 
 def _layer(name: str, block: nn.Module) -> MoeLayer | None:

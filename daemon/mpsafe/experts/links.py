@@ -32,10 +32,6 @@ class Transfer(Protocol):
         """Whether the device has all of it, or it was abandoned."""
         ...
 
-    def wait(self) -> None:
-        """What is computed next has it."""
-        ...
-
 
 class Link(Protocol):
     """`name`: what it is, for reports; an emulated one says so."""
@@ -46,9 +42,17 @@ class Link(Protocol):
         """Whether something that is not urgent may be sent now."""
         ...
 
+    def computed(self) -> None:
+        """What is sent from here on may overwrite whatever has been computed with so far. First call of a thread."""
+        ...
+
     def send(self, source: Tensor, target: Tensor, *, urgent: bool) -> Transfer: ...
     def hurry(self, transfer: Transfer) -> None:
         """It is needed now."""
+        ...
+
+    def wait(self, transfers: list[Transfer]) -> None:
+        """What is computed next has them."""
         ...
 
     def abandon(self, transfer: Transfer) -> None:
@@ -78,6 +82,7 @@ class _Pieces:
         self._arrived.set()
 
     def wait(self) -> None:
+        """Until it has arrived."""
         self._arrived.wait()
 
 
@@ -104,6 +109,9 @@ class EmulatedLink:
         """Each piece is asked for when it is its turn."""
         return True
 
+    def computed(self) -> None:
+        """A CPU has computed whatever it was told to."""
+
     def send(self, source: Tensor, target: Tensor, *, urgent: bool) -> Transfer:
         transfer = _Pieces(source, target, urgent=urgent)
         with self._wake:
@@ -124,6 +132,11 @@ class EmulatedLink:
                     self._others.remove(transfer)
                     self._urgent.append(transfer)
                 self._wake.notify_all()
+
+    def wait(self, transfers: list[Transfer]) -> None:
+        for transfer in transfers:
+            assert isinstance(transfer, _Pieces)
+            transfer.wait()
 
     def abandon(self, transfer: Transfer) -> None:
         assert isinstance(transfer, _Pieces)

@@ -6,8 +6,8 @@
     model.generate(...)
 
 The experts' parameters leave the model for sealed host memory; the model's experts are run by the function that is
-registered as "mpsafe" (`transformers.integrations.moe`). Experts are computed one after the other in the order of
-their ids, in whatever slot each is: the output does not depend on what was resident.
+registered as "mpsafe" (`transformers.integrations.moe`). The output does not depend on what
+was resident (compute.py).
 """
 
 import logging
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from mpsafe.errors import BadRequest
+from mpsafe.experts.compute import Batch
 from mpsafe.experts.host import HostExperts, Layout, Shard, layout_of, pack
-from mpsafe.experts.layers import MoeLayer, moe_layers, router_logits
+from mpsafe.experts.layers import MoeLayer, gates, moe_layers, router_logits
 from mpsafe.experts.links import EmulatedLink, Link
 from mpsafe.experts.policies import POLICIES, Known, Routed, Shape, Step
 from mpsafe.experts.residency import Counters, Residency
@@ -99,9 +100,9 @@ def _way(device: Any, host: HostExperts, share: Share | None) -> Link:
     page = share.link if share is not None else None
     if torch.device(device).type != "cuda":
         return EmulatedLink(DEFAULT_BANDWIDTH, page=page)
-    from mpsafe.experts.cuda_link import CudaLink
+    from mpsafe.experts.cuda_link import of_torch_device
 
-    return CudaLink(device, host, page=page)
+    return of_torch_device(device, host, page=page)
 
 
 def _shards(layers: list[MoeLayer], layout: Layout, share: Share | None) -> list[Shard]:
@@ -109,7 +110,7 @@ def _shards(layers: list[MoeLayer], layout: Layout, share: Share | None) -> list
     shards: list[Shard] = []
     try:
         for layer in layers:
-            packed = pack(layer, layout)
+            packed = pack(layer, layout, hashed=share is not None)
             shards.append(packed if share is None else share.one_copy(packed))
     except BaseException:
         for shard in shards:
@@ -143,9 +144,11 @@ class Offloaded:
         self._residency = Residency(shape, self.policy, host, pool, link)
         self._lease: HeldLease | None = None
         self._prefetch = prefetch
-        self._looks_ahead = "ahead" in known.needs | known.likes
+        self._gates = gates(layers)
+        self._depth = AHEAD if "ahead" in known.needs | known.likes else 0
         self._lock = threading.Lock()
-        self._router_said: tuple[Tensor, Tensor | None] | None = None
+        self._routers_said: Tensor | None = None
+        self._state: Tensor | None = None
         self._embedding: Floats | None = None
         self._context: Floats | None = None
         self._request = 0
@@ -263,78 +266,86 @@ class Offloaded:
         cache: Any = named.get("cache", named.get("past_key_values"))
         if cache is None or not cache.get_seq_length():
             self._request += 1
-            self._context = None
+            self._state = None
 
     def _embedded(self, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         """The embeddings of its tokens are known."""
-        self._embedding = _numpy(output.reshape(-1, output.shape[-1])[-1])
-        if self._context is None:
-            self._context = np.zeros_like(self._embedding)
+        last = output.reshape(-1, output.shape[-1])[-1]
+        context = torch.zeros_like(last) if self._state is None else self._state.to(last)
+        self._embedding, self._context = _numpy(torch.stack([last, context]))
         with self._lock:
             self._begin(output[..., 0].numel())
 
     def _finished(self, module: nn.Module, given: tuple[Tensor, ...], output: Any) -> None:
         states = output.last_hidden_state
-        self._context = _numpy(states.reshape(-1, states.shape[-1])[-1])
+        self._state = states.reshape(-1, states.shape[-1])[-1]
 
     def _listener(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
         count = self.shape.experts
-        later = self._layers[number + 1 : number + 1 + AHEAD] if self._looks_ahead else []
+        later = self._layers[number + 1 : number + 1 + self._depth]
+        missing = self._depth - len(later)
 
         def routed(module: nn.Module, given: tuple[Tensor, ...], output: Any) -> None:
-            said = torch.softmax(router_logits(output, count).float(), -1).mean(0)
-            rows = [router_logits(one.router.forward(*given), count).float() for one in later]
-            ahead = [torch.softmax(row, -1).mean(0) for row in rows]
-            ahead += [torch.zeros_like(said)] * (AHEAD - len(ahead))
-            self._router_said = (said, torch.stack(ahead) if self._looks_ahead else None)
+            logits = [router_logits(output, count).float()[None]]
+            if later and self._gates is not None:
+                hidden = given[0].reshape(-1, given[0].shape[-1])
+                self._gates = self._gates.to(hidden)
+                weights = self._gates[number + 1 : number + 1 + len(later)]
+                logits.append(torch.matmul(hidden, weights.transpose(1, 2)).float())
+            else:
+                logits += [router_logits(one.router.forward(*given), count).float()[None] for one in later]
+            said = torch.softmax(torch.cat(logits), -1).mean(1)
+            self._routers_said = torch.cat([said, said.new_zeros(missing, count)]) if missing else said
 
         return routed
 
     def run(self, number: int, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         """One layer's experts: hidden [T, H], ids and weights [T, K] as the router gave them; returns [T, H]."""
-        ids = np.unique(index.cpu().numpy())
-        ids = ids[ids < self.shape.experts]
-        flat = ids + number * self.shape.experts
-        out = torch.zeros_like(hidden)
+        experts = self.shape.experts
+        ids, said = self._to_host(index)
+        batch = Batch(self._layers[number].experts, hidden, weights, ids, count=experts)
+        flat = np.sort(batch.sequence) + number * experts
         with self._lock:
             if number == 0 and not self._begun:
                 self._begin(len(hidden))
             self._begun = False
             most = self._pool.count
-            missing = sum(self._residency.slot(int(one)) < 0 for one in flat)
-            self.policy.routed(routed := self._routed(number, flat, missing))
+            missing = int(self._residency.absent(flat).sum())
+            ahead = said[1:] if self._depth else None
+            began = time.perf_counter()
+            self.policy.routed(routed := Routed(number, flat, missing, said[0], ahead))
+            self.counters.policy_s += time.perf_counter() - began
             for start in range(0, len(flat), most):
-                part = flat[start : start + most]
+                part = batch.sequence[start : start + most] + number * experts
+                began = time.perf_counter()
                 coming = self._residency.ask(part, routed)
                 if start + most >= len(flat):
                     self._residency.prefetch(self._prefetch, in_use=part)
-                began = time.perf_counter()
-                for transfer in coming:
-                    transfer.wait()
-                self.counters.stalled_s += time.perf_counter() - began if coming else 0.0
-                self._compute(number, part, hidden, index, weights, out)
-        return out
+                asked = time.perf_counter()
+                self.link.wait(coming)
+                self.counters.resident_s += asked - began
+                self.counters.stalled_s += time.perf_counter() - asked if coming else 0.0
+                batch.run([self._pool.tensors(self._residency.slot(one)) for one in part.tolist()])
+        return batch.output()
+
+    def _to_host(self, index: Tensor) -> tuple[Ids, Floats]:
+        """The ids [T, K], and what the routers said, [1 + depth, E], in one copy from the device."""
+        assert self._routers_said is not None
+        said = self._routers_said
+        both = _numpy(torch.cat([said.reshape(-1), index.reshape(-1).float()]))
+        ids = both[said.numel() :].astype(np.int64).reshape(index.shape)
+        return ids, both[: said.numel()].reshape(said.shape)
 
     def _begin(self, tokens: int) -> None:
         self._begun = True
         self._follow_lease()
         self.counters.tokens += tokens
+        began = time.perf_counter()
         self.policy.begin(Step(self._request, self._embedding, self._context))
+        begun = time.perf_counter()
         self._residency.prefetch(self._prefetch, in_use=NOBODY)
-
-    def _routed(self, number: int, flat: Ids, missing: int) -> Routed:
-        assert self._router_said is not None
-        said, ahead = self._router_said
-        return Routed(number, flat, missing, _numpy(said), None if ahead is None else _numpy(ahead))
-
-    def _compute(self, number: int, flat: Ids, hidden: Tensor, index: Tensor, weights: Tensor, out: Tensor) -> None:
-        experts: Any = self._layers[number].experts
-        for one in flat.tolist():
-            tokens, places = torch.where(index.eq(one - number * self.shape.experts))
-            tensors = self._pool.tensors(self._residency.slot(one))
-            found = _expert(experts, tensors, hidden[tokens])
-            found = found * weights[tokens, places, None]
-            out.index_add_(0, tokens, found.to(out.dtype))
+        self.counters.policy_s += begun - began
+        self.counters.resident_s += time.perf_counter() - begun
 
 
 def _run(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -342,19 +353,6 @@ def _run(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weig
     offloaded, number = getattr(self, ATTRIBUTE)
     found: Tensor = offloaded.run(number, hidden_states, top_k_index, top_k_weights)
     return found
-
-
-def _expert(experts: Any, tensors: dict[str, Tensor], given: Tensor) -> Tensor:
-    """One expert over its tokens, [t, H]; as `transformers.integrations.moe` has it, for any form that it knows."""
-    up = "gate_up_proj" if experts.has_gate else "up_proj"
-    found = _linear(given, tensors[up], tensors.get(f"{up}_bias"), transposed=experts.is_transposed)
-    found = experts._apply_gate(found) if experts.has_gate else experts.act_fn(found)
-    found = _linear(found, tensors["down_proj"], tensors.get("down_proj_bias"), transposed=experts.is_transposed)
-    return experts.post_expert_norm(found) if getattr(experts, "has_post_expert_norm", False) else found
-
-
-def _linear(given: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor:
-    return nn.functional.linear(given, weight.transpose(0, 1) if transposed else weight, bias)
 
 
 def _numpy(tensor: Tensor) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from mpsafe.errors import LeaseTooSmall
 from mpsafe.experts.host import HostExperts
 from mpsafe.experts.links import Link, Transfer
-from mpsafe.experts.policies import Policy, Routed, Shape
+from mpsafe.experts.policies import Flags, Policy, Routed, Shape
 from mpsafe.experts.slots import SlotPool
 from mpsafe.experts.trace import Ids
 
@@ -20,7 +20,10 @@ NOWHERE: Final = -1
 
 @dataclass(slots=True)
 class Counters:
-    """`late`: on its way when it was asked for; `stalled_s`: waited for transfers; `moved_bytes`: over the link."""
+    """`late`: on its way when it was asked for; `stalled_s`: waited for transfers; `moved_bytes`: over the link.
+
+    `policy_s`: until the policy knew what to do, `resident_s`: until it was done, which includes to begin transfers.
+    """
 
     hits: int = 0
     late: int = 0
@@ -29,6 +32,8 @@ class Counters:
     wasted: int = 0
     moved_bytes: int = 0
     stalled_s: float = 0.0
+    policy_s: float = 0.0
+    resident_s: float = 0.0
     tokens: int = 0
 
 
@@ -57,16 +62,22 @@ class Residency:
         """Where an expert that `ask` has brought is."""
         return int(self._slot[flat])
 
+    def absent(self, flat: Ids) -> Flags:
+        """Who of these has no slot."""
+        found: Flags = self._slot[flat] == NOWHERE
+        return found
+
     def ask(self, flat: Ids, routed: Routed) -> list[Transfer]:
         """What a layer needs, at most as many as there are slots: returns what has yet to arrive."""
-        there = self._slot[flat] != NOWHERE
-        missing = flat[~there]
-        coming = [self._coming[one] for one in flat[there].tolist() if self._still_coming(one)]
-        self.counters.hits += int(there.sum()) - len(coming)
+        absent = self.absent(flat)
+        missing, there = flat[absent], flat[~absent]
+        coming = [self._coming[one] for one in there.tolist() if self._still_coming(one)]
+        self.counters.hits += len(there) - len(coming)
         self.counters.late += len(coming)
         self.counters.misses += len(missing)
         if len(missing):
             self._make_room(flat, len(missing))
+            self._link.computed()
         for transfer in coming:
             self._link.hurry(transfer)
         coming += [self._bring(one, urgent=True) for one in missing.tolist()]
@@ -90,9 +101,8 @@ class Residency:
             return
         may_leave = (self._slot != NOWHERE) & ~self._waiting
         may_leave[in_use] = False
-        candidates = np.flatnonzero(may_leave)
-        order = candidates[np.argsort(self._policy.keep(candidates), kind="stable")] if len(candidates) else candidates
-        leaving = iter(order.tolist())
+        self._link.computed()
+        leaving = iter(self._policy.leaving(may_leave, len(flat)).tolist())
         brought: list[int] = []
         for wish, chance in zip(flat.tolist(), likely.tolist(), strict=True):
             victim = None if self._free else next(leaving, None)
@@ -112,13 +122,13 @@ class Residency:
     def fill(self) -> None:
         """Brings experts into all free slots, of each layer equally many, and waits for them. Counts from here on."""
         coming: list[Transfer] = []
+        self._link.computed()
         for number in range(self.shape.total):
             expert, layer = divmod(number, self.shape.layers)
             flat = layer * self.shape.experts + expert
             if self._free and self._slot[flat] == NOWHERE:
                 coming.append(self._bring(flat, urgent=True))
-        for transfer in coming:
-            transfer.wait()
+        self._link.wait(coming)
         self.counters = Counters()
 
     def stop(self) -> None:
@@ -132,6 +142,7 @@ class Residency:
         """More slots, or fewer: then who is worth least leaves. LeaseTooSmall below `floor`; MemoryError."""
         if slots < self.floor:
             raise LeaseTooSmall(slots, self.floor)
+        self._link.computed()
         before = self._pool.count
         if slots < before:
             self._shrink(slots)
@@ -140,16 +151,16 @@ class Residency:
 
     def _shrink(self, slots: int) -> None:
         """Who is in a slot that goes moves into one that stays, if it is worth more than who is there."""
-        resident = np.flatnonzero(self._slot != NOWHERE)
-        keep = min(len(resident), slots)
-        order = resident[np.argsort(-self._policy.keep(resident), kind="stable")] if len(resident) else resident
+        resident = self._slot != NOWHERE
+        order = self._policy.leaving(resident, int(resident.sum()))[::-1]
+        keep = min(len(order), slots)
         for flat in order[keep:].tolist():
             self._leave(flat)
         self._free = [slot for slot in self._free if slot < slots]
         for flat in order[:keep].tolist():
             if self._slot[flat] >= slots:
                 if (transfer := self._coming.pop(flat, None)) is not None:
-                    transfer.wait()
+                    self._link.wait([transfer])
                 target = self._free.pop()
                 self._pool.record(target).copy_(self._pool.record(int(self._slot[flat])))
                 self._slot[flat] = target
@@ -161,11 +172,10 @@ class Residency:
             return
         resident = self._slot != NOWHERE
         resident[needed] = False
-        candidates = np.flatnonzero(resident & ~self._waiting)
-        if len(candidates) < leave:
-            candidates = np.flatnonzero(resident)
-        order = np.argsort(self._policy.keep(candidates), kind="stable")
-        for flat in candidates[order[:leave]].tolist():
+        victims = self._policy.leaving(resident & ~self._waiting, leave)
+        if len(victims) < leave:
+            victims = self._policy.leaving(resident, leave)
+        for flat in victims.tolist():
             self._leave(flat)
 
     def _leave(self, flat: int) -> None:

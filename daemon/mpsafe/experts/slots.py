@@ -61,6 +61,7 @@ class SlotPool:
         self._layout = layout
         self._allocate = allocate
         self._blocks: list[Block] = []
+        self._tensors: dict[int, dict[str, Tensor]] = {}
         self.resize(count)
 
     @property
@@ -82,6 +83,7 @@ class SlotPool:
         MemoryError where the device has no more; there are as many as before then.
         """
         wanted = -(-count // self.per_block)
+        self._tensors.clear()
         more: list[Block] = []
         try:
             while len(self._blocks) + len(more) < wanted:
@@ -106,8 +108,10 @@ class SlotPool:
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """The tensors of the expert in a slot, by parameter name."""
-        record = self.record(slot)
-        return {part.name: part.of(record) for part in self._layout.parts}
+        if (known := self._tensors.get(slot)) is None:
+            record = self.record(slot)
+            known = self._tensors[slot] = {part.name: part.of(record) for part in self._layout.parts}
+        return known
 
 
 def _nothing() -> None:

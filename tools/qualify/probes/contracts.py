@@ -59,9 +59,15 @@ def _probe(name: str, subject: str, *, suite: str, needs: str) -> Probe:
 CONTRACTS: Final = (
     _probe("contract_nvml", "NVML", suite="check_nvml", needs="pynvml"),
     _probe("contract_cuda", "libcuda", suite="check_cuda", needs="cffi"),
+    _probe("contract_cuda_host", "libcuda, with memory of the host,", suite="check_cuda_host", needs="cffi"),
     _probe("contract_cuda_kernels", "libcuda, with mpsafe's own kernels,", suite="check_cuda_kernels", needs="cffi"),
     _probe("contract_cuda_sharing", "libcuda, between processes,", suite="check_cuda_sharing", needs="cffi"),
     _probe("contract_cuda_faults", "libcuda, when kernels fault,", suite="check_cuda_faults", needs="cffi"),
+    Probe(
+        "contract_link",
+        "Do experts go from sealed host memory to the device, in the order that they have to?",
+        partial(contract, suite="check_link", needs="transformers"),
+    ),
     Probe(
         "contract_tensors",
         "Do processes use the weights and caches of Transformers models in the vault, equal to the bit?",
