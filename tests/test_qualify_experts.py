@@ -24,7 +24,7 @@ def target() -> Iterator[Target]:
 def test_each_policy_has_its_times(target: Target) -> None:
     finding = BY_NAME["experts_olmoe"].run(target)
     assert finding.status == "ok", finding.reason
-    assert finding.outcome["arms"] == len(finding.measured) == 9
+    assert len(finding.measured) == 9
     for name, seen in finding.measured.items():
         assert seen["ttft_ms"] > 0 and seen["tpot_p50_ms"] <= seen["tpot_p95_ms"], name
         assert "emulated" in seen["link"]

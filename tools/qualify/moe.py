@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tools.qualify.moe SHAPE DEVICE: what offloaded experts cost, one JSON object on stdout.
+"""python -m tools.qualify.moe SHAPE DEVICE: what offloaded experts cost, a JSON object a line for each arm.
 
 Models of a real model's shape with random weights, in bfloat16 on a GPU: time to the first token and from token to
-token with all experts resident, and with room for 12.5 and 25 % of them under several policies. A random router asks
-for nothing that could be predicted, so routes are put in its place: those of the real OLMoE trace, layer for layer, its
-layers over again where there are more. Latency and routes are real then, the text is not, and lookahead is always
-right: what gate lookahead and mpsafe have here is the best that they could.
+token with all experts resident, and with room for 12.5 and 25 % of them under several policies; on a GPU also as the
+library runs the whole model. A random router asks for nothing that could be predicted, so routes are put in its place:
+those of the real OLMoE trace, layer for layer, its layers over again where there are more, without a router's own
+arithmetic in any arm. Latency and routes are real then, the text is not, and lookahead is always right: what gate
+lookahead and mpsafe have here is the best that they could. `policy_us` and `resident_us` are per layer: what the policy
+took, and what it took to act on it.
 """
 
+import inspect
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import transformers
 
@@ -30,7 +34,7 @@ OLMOE: Final = Path(__file__).parents[2] / "tests" / "data" / "expert_traces" / 
 TOKENS: Final = {"cuda": (32, 64), "cpu": (8, 12)}
 SETTLE_TOKENS: Final = 8
 POLICIES: Final = ("lru", "gate-1", "finemoe-1", "mpsafe")
-# Class, configuration. olmoe is OLMoE-1B-7B, qwen3 half of Qwen3-30B-A3B's layers, small what a test can wait for.
+# Class, configuration. olmoe is OLMoE-1B-7B, qwen3 a quarter of Qwen3-30B-A3B's layers, small what a test can wait for.
 SHAPES: Final[dict[str, tuple[str, dict[str, int]]]] = {
     "olmoe": (
         "Olmoe",
@@ -49,7 +53,7 @@ SHAPES: Final[dict[str, tuple[str, dict[str, int]]]] = {
         {
             "hidden_size": 2048,
             "moe_intermediate_size": 768,
-            "num_hidden_layers": 24,
+            "num_hidden_layers": 12,
             "num_attention_heads": 32,
             "num_key_value_heads": 4,
             "head_dim": 128,
@@ -79,40 +83,41 @@ ARMS: Final = (
 class Routes:
     """Puts a trace's ids in the place of what the routers chose, with equal weights, from token to token."""
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    def __init__(self, trace: Trace, device: str, *, count: int) -> None:
+        """`count`: experts of a layer; the trace's are spread over them."""
+        self._layers = trace.layers
         self._token = 0
+        wide = np.stack(trace.ids).reshape(len(trace), trace.layers, -1) * (count // trace.experts)
+        self._ids = torch.from_numpy(wide).to(device)
+        self._weights = torch.full((len(trace), wide.shape[-1]), 1 / wide.shape[-1], device=torch.device(device))
+        self._logits = torch.zeros((*wide.shape[:2], count), device=device).scatter_(2, self._ids, 8.0)
 
     def begin(self) -> None:
         """From the trace's first token."""
         self._token = 0
 
-    def at(self, layer: int, count: int, forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """In the place of a router's own: of a layer with so many experts. Layer 0 goes on to the next tokens."""
-        trace = self._trace
+    def at(self, layer: int) -> Callable[[Any], Any]:
+        """In the place of a router's own. Layer 0 goes on to the next tokens."""
+        place = layer % self._layers
 
         def routed(hidden: Any) -> Any:
-            logits, scores, ids = forward(hidden)
-            rows = len(ids)
+            rows = hidden.reshape(-1, hidden.shape[-1]).shape[0]
             if layer == 0:
                 self._token += rows
-            start = (self._token - rows) % (len(trace) - rows)
-            wanted = [trace.ids[(start + row) * trace.layers + layer % trace.layers] for row in range(rows)]
-            chosen = torch.tensor([list(row) for row in wanted], device=ids.device) * (count // trace.experts)
-            logits = torch.zeros_like(logits).scatter_(1, chosen, 8.0)
-            return logits, torch.full_like(scores, 1 / scores.shape[1]), chosen.to(ids.dtype)
+            start = (self._token - rows) % (len(self._ids) - rows)
+            chosen = self._ids[start : start + rows, place]
+            return self._logits[start : start + rows, place], self._weights[:rows], chosen
 
         return routed
 
 
-def measure(shape: str, device: str) -> dict[str, Any]:
-    """All arms; times in ms, by the host's clock, behind a synchronisation."""
+def measure(shape: str, device: str) -> Iterator[dict[str, dict[str, Any]]]:
+    """Each arm by its name; times in ms, by the host's clock, behind a synchronisation."""
     name, sizes = SHAPES[shape]
     model = _model(name, sizes, device)
-    routes = Routes(read(OLMOE))
+    routes = Routes(read(OLMOE), device, count=sizes["num_experts"])
     for layer, router in enumerate(layer.router for layer in moe_layers(model)):
-        object.__setattr__(router, "forward", routes.at(layer, sizes["num_experts"], router.forward))
-    found: dict[str, Any] = {}
+        object.__setattr__(router, "forward", routes.at(layer))
     for arm, policy, percent in ARMS:
         began = time.monotonic()
         with attach(model, cache_percent=percent, policy=policy, device=device) as served:
@@ -122,20 +127,42 @@ def measure(shape: str, device: str) -> dict[str, Any]:
             first_ms, steps_ms = _generate(model, device, *TOKENS[device.partition(":")[0]])
             seen = served.counters
             asked = max(1, seen.hits + seen.late + seen.misses)
-            found[arm] = {
+            layers = sizes["num_hidden_layers"] * (len(steps_ms) + SETTLE_TOKENS + 1)
+            measured = {
                 "ttft_ms": round(first_ms, 2),
-                "tpot_p50_ms": round(statistics.median(steps_ms), 2),
-                "tpot_p95_ms": round(sorted(steps_ms)[int(len(steps_ms) * 0.95)], 2),
+                **_tokens(steps_ms),
                 "hit_rate": round(seen.hits / asked, 4),
                 "late": seen.late,
                 "moved_mib": seen.moved_bytes >> 20,
                 "stalled_ms": round(seen.stalled_s * 1e3, 1),
+                "policy_us": round(seen.policy_s * 1e6 / layers, 1),
+                "resident_us": round(seen.resident_s * 1e6 / layers, 1),
                 "cache_mib": served.cache_bytes >> 20,
                 "packed_s": round(packed_s, 1),
                 "link": served.link.name,
             }
+        yield {arm: measured}
         model.to("cpu")
-    return found
+    if device.startswith("cuda"):
+        yield {"library": _library(model, device, routes)}
+
+
+def _library(model: Any, device: str, routes: Routes) -> dict[str, Any]:
+    """The whole model on the device, run by Transformers' own experts function."""
+    model.to(device)
+    routes.begin()
+    first_ms, steps_ms = _generate(model, device, *TOKENS["cuda"])
+    function = model.config._experts_implementation
+    return {"ttft_ms": round(first_ms, 2), **_tokens(steps_ms), "function": function}
+
+
+def _tokens(steps_ms: list[float]) -> dict[str, float]:
+    """From token to token."""
+    ordered = sorted(steps_ms)
+    return {
+        "tpot_p50_ms": round(statistics.median(ordered), 2),
+        "tpot_p95_ms": round(ordered[int(len(ordered) * 0.95)], 2),
+    }
 
 
 def _model(name: str, sizes: dict[str, int], device: str) -> Any:
@@ -157,11 +184,14 @@ def _model(name: str, sizes: dict[str, int], device: str) -> Any:
 def _generate(model: Any, device: str, prompt: int, tokens: int) -> tuple[float, list[float]]:
     """Time of the prompt, and of each token behind it but the first ones."""
 
+    # transformers before 5.20 has another name for it
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
     def step(ids: Any, cache: Any) -> tuple[Any, float]:
         began = time.perf_counter()
-        output = model(ids, cache=cache, use_cache=True)
+        output = model(ids, use_cache=True, **{name: cache})
         output.logits[:, -1].argmax(-1).tolist()  # waits for the device
-        return output.cache, (time.perf_counter() - began) * 1e3
+        return output[name], (time.perf_counter() - began) * 1e3
 
     cache, first_ms = step(torch.ones((1, prompt), dtype=torch.long, device=device), None)
     steps: list[float] = []
@@ -172,4 +202,5 @@ def _generate(model: Any, device: str, prompt: int, tokens: int) -> tuple[float,
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:])))
+    for arm in measure(*sys.argv[1:]):
+        print(json.dumps(arm), flush=True)
