@@ -5,6 +5,7 @@ The daemon sends an error's code and fields, the client library raises the same 
 prints the sentence and the hint. The base class says what an error ends.
 """
 
+from mpsafe.errors.arena import BadArenaFile, NoSandbox, NotComparable
 from mpsafe.errors.base import CannotRun, ConnectionEnded, MpsafeError, Refused, SourceLost
 from mpsafe.errors.endings import (
     BadConfig,
@@ -54,6 +55,7 @@ from mpsafe.errors.sharing import (
 )
 
 __all__ = [
+    "BadArenaFile",
     "BadConfig",
     "BadContent",
     "BadCudaCall",
@@ -78,7 +80,9 @@ __all__ = [
     "MpsafeError",
     "NoCudaDriver",
     "NoRoom",
+    "NoSandbox",
     "NoStandby",
+    "NotComparable",
     "NotGranted",
     "NotMixture",
     "NotOurs",

@@ -58,7 +58,7 @@ class ExtraMissing(CannotRun):
     """What is asked for needs packages that are not installed."""
 
     code: ClassVar[str] = "extra-missing"
-    hint: ClassVar[str] = "install them with: pip install 'mpsafe[experts]'"
+    hint: ClassVar[str] = "install them with: pip install 'mpsafe[experts,arena]'"
     extra: str
     module: str
 
