@@ -24,6 +24,7 @@ COMMANDS = [
     "drill",
     "driver",
     "experts",
+    "arena",
     "doctor",
     "explain",
     "config",

@@ -14,6 +14,9 @@ import pytest
 
 import mpsafe.cli
 from mpsafe import model
+from mpsafe.arena.board.rows import Board, Row
+from mpsafe.arena.regrade import Regrade
+from mpsafe.arena.validation import Problem
 from mpsafe.cli import cli
 from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
@@ -48,6 +51,10 @@ OBJECTS = {
     "span": Span,
     "standby": model.Standby,
     "takeover": model.Takeover,
+    "board": Board,
+    "row": Row,
+    "problem": Problem,
+    "regrade": Regrade,
     "policy result": PolicyResult,
     "comparison": Comparison,
     "arm": Arm,

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a board is made from: files, each kept under its own hash, and one list of them. Nothing is typed by hand."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from mpsafe.arena.files import contents, decode, read_cached, read_predictions
+from mpsafe.arena.prices import Rules
+from mpsafe.errors import BadArenaFile, BadRequest
+
+__all__ = ["Entry", "Inputs", "Kind", "add", "load", "save"]
+
+LIST: Final = "inputs.json"
+DIRECTORY: Final = "inputs"
+
+Kind = Literal["predictions", "cached", "published"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One input. `file`: its name in the directory of inputs, which ends in the digest of its content.
+
+    `robustness`: the picks on paraphrased prompts; `comparable`: false for what has seen data that it is judged on.
+    """
+
+    name: str
+    kind: Kind
+    file: str
+    robustness: str | None = None
+    affiliation: str = ""
+    comparable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a board follows from. `suite`: digest of the ids of the suite that was routed, where one is known."""
+
+    rules: Rules = "2026-07"
+    beta: float = 0.1
+    seed: int = 0
+    draws: int = 1000
+    prices: str | None = None
+    entries: tuple[Entry, ...] = field(default=())
+
+
+def load(board: Path) -> Inputs:
+    """The list of a board; an empty one where there is none yet. BadArenaFile where a file is not what it was."""
+    path = board / LIST
+    if not path.exists():
+        return Inputs()
+    try:
+        found = msgspec.convert(decode(path, contents(path)), Inputs)
+    except msgspec.ValidationError as error:
+        raise BadArenaFile(os.fspath(path), "", str(error)) from None
+    for file in _files(found):
+        digest = Path(file).stem.rpartition("-")[2]
+        if Path(file).name != file or _digest(contents(board / DIRECTORY / file)) != digest:
+            raise BadArenaFile(os.fspath(board / DIRECTORY / file), "", "its content is not what its name says")
+    return found
+
+
+def save(board: Path, inputs: Inputs) -> None:
+    """Writes the list."""
+    board.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode(asdict(inputs)), indent=2)
+    (board / LIST).write_bytes(text + b"\n")
+
+
+def add(
+    board: Path,
+    inputs: Inputs,
+    path: Path,
+    *,
+    name: str | None = None,
+    robustness: Path | None = None,
+    affiliation: str = "",
+    comparable: bool = True,
+) -> Inputs:
+    """The list with one more input, whose file is kept; the same name replaces what had it."""
+    kind = _kind(path)
+    entry = Entry(
+        name=name or path.stem,
+        kind=kind,
+        file=keep(board, path),
+        robustness=keep(board, robustness) if robustness else None,
+        affiliation=affiliation,
+        comparable=comparable,
+    )
+    others = [one for one in inputs.entries if (one.name, one.kind) != (entry.name, kind)]
+    return replace(inputs, entries=(*others, entry))
+
+
+def keep(board: Path, path: Path) -> str:
+    """Keeps a file of inputs under its name and digest; the name."""
+    data = contents(path)
+    stem = re.sub(r"[^\w.-]", "_", path.stem)
+    kept = board / DIRECTORY / f"{stem}-{_digest(data)}{path.suffix}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(data)
+    return kept.name
+
+
+def place(board: Path, file: str) -> Path:
+    """Where an input lies."""
+    return board / DIRECTORY / file
+
+
+def _kind(path: Path) -> Kind:
+    if path.suffix == ".jsonl":
+        read_cached(path)
+        return "cached"
+    if path.suffix == ".json":
+        read_predictions(path)
+        return "predictions"
+    if path.suffix == ".csv":
+        return "published"
+    raise BadRequest("FILE", "a prediction file (.json), cached results (.jsonl) or published rows (.csv)", path.name)
+
+
+def _files(inputs: Inputs) -> Iterator[str]:
+    if inputs.prices:
+        yield inputs.prices
+    for entry in inputs.entries:
+        yield entry.file
+        if entry.robustness:
+            yield entry.robustness
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
