@@ -23,7 +23,8 @@ def run(*arguments: str | Path) -> Result:
 def common(tmp_path: Path) -> list[Path]:
     """Both cached results, cut to the queries that both have."""
     lines = {path: [json.loads(line) for line in path.read_text().splitlines()] for path in (HAIKU, GEMINI)}
-    both = set.intersection(*({row["global_index"] for row in rows} for rows in lines.values()))
+    ids: list[set[str]] = [{row["global_index"] for row in rows} for rows in lines.values()]
+    both = ids[0] & ids[1]
     for path, rows in lines.items():
         kept = [row for row in rows if row["global_index"] in both]
         (tmp_path / path.name).write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mpsafe.arena.files import contents, decode
 from mpsafe.errors import BadArenaFile
 
 __all__ = ["RULES", "Price", "Prices", "Rules"]
 
+Tokens = NDArray[np.float64]
 Rules = Literal["2025-11", "2026-07"]
 
 RULES: Final[tuple[Rules, ...]] = ("2026-07", "2025-11")
@@ -38,6 +42,13 @@ class Price:
         dollars = given / 1e6 * self.input + made / 1e6 * self.output
         if rules == "2026-07":
             dollars += max(0.0, total - given - made) / 1e6 * self.reasoning
+        return dollars
+
+    def of_many(self, given: Tokens, made: Tokens, total: Tokens, rules: Rules) -> Tokens:
+        """The same of N rows; an absent count is 0."""
+        dollars = given / 1e6 * self.input + made / 1e6 * self.output
+        if rules == "2026-07":
+            dollars = dollars + np.maximum(0.0, total - given - made) / 1e6 * self.reasoning
         return dollars
 
 

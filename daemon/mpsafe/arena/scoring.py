@@ -104,21 +104,23 @@ def row_costs(
 ) -> tuple[NDArray[np.float64], tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Dollars of each row [N], NaN where nothing was generated; the models without a price, and those with a guess."""
     costs = np.full(len(table), math.nan)
-    unpriced: dict[str, None] = {}
-    guessed: dict[tuple[str, str], None] = {}
-    found = {model: prices.find(model) for model in dict.fromkeys(table.model)}
-    for row, model in enumerate(table.model):
-        if not model or bool(np.isnan(table.used[row]).all()):
+    unpriced: list[str] = []
+    guessed: list[tuple[str, str]] = []
+    names, place = np.unique(np.asarray(table.model, np.str_), return_inverse=True)
+    generated = ~np.isnan(table.used).all(axis=1)
+    for number, model in enumerate(names.tolist()):
+        mine = generated & (place == number)
+        if not model or not mine.any():
             continue
-        entry = found[model]
+        entry = prices.find(model)
         if entry is None:
-            unpriced[model] = None
-            costs[row] = 0.0
+            unpriced.append(model)
+            costs[mine] = 0.0
             continue
         if entry[0] != model.removesuffix("_batch"):
-            guessed[model, entry[0]] = None
-        given, made, total = (float(one) for one in table.used[row])
-        costs[row] = entry[1].of((given, made, total), rules)
+            guessed.append((model, entry[0]))
+        given, made, total = np.nan_to_num(table.used[mine]).T
+        costs[mine] = entry[1].of_many(given, made, total, rules)
     return costs, tuple(unpriced), tuple(guessed)
 
 
@@ -183,9 +185,9 @@ def robustness(full: Mapping[str, str], paraphrased: Iterable[tuple[str, str]], 
 
 def _refuse(table: Table, name: str, rules: Rules, *, own_costs: bool) -> None:
     seen: set[tuple[str, str]] = set()
-    for row, (query, model) in enumerate(zip(table.query, table.model, strict=True), 1):
-        optimality = bool(table.for_optimality[row - 1])
-        key = (query, model if optimality else "")
+    others: list[bool] = table.for_optimality.tolist()
+    for row, (query, model, other) in enumerate(zip(table.query, table.model, others, strict=True), 1):
+        key = (query, model if other else "")
         if not query:
             raise BadArenaFile(name, f"row {row}", "it has no global index")
         if key in seen:
@@ -206,31 +208,33 @@ def _refuse(table: Table, name: str, rules: Rules, *, own_costs: bool) -> None:
 
 def _optimality(table: Table, costs: NDArray[np.float64], valid: NDArray[np.bool_]) -> Optimality:
     """The optimum of a query: the cheapest right answer; of equal ones the router's own, then the earlier row."""
-    wanted = {query for query, other in zip(table.query, table.for_optimality, strict=True) if other}
+    others: list[bool] = table.for_optimality.tolist()
+    right_kind: list[bool] = valid.tolist()
+    accuracies: list[float] = table.accuracy.tolist()
+    paid: list[float] = costs.tolist()
+    wanted = {query for query, other in zip(table.query, others, strict=True) if other}
     own: dict[str, int] = {}
     pools: dict[str, list[int]] = {query: [] for query in wanted}
-    order = [*np.flatnonzero(~table.for_optimality), *np.flatnonzero(table.for_optimality)]
-    for row in map(int, order):
-        query = table.query[row]
-        if query not in wanted or not valid[row]:
-            continue
-        pools[query].append(row)
-        if not table.for_optimality[row]:
-            own[query] = row
+    for turn in (False, True):
+        for row, query in enumerate(table.query):
+            if others[row] is turn and query in wanted and right_kind[row]:
+                pools[query].append(row)
+                if not turn:
+                    own[query] = row
     queries = picked = 0
     optimal_cost = router_cost = optimal_accuracy = router_accuracy = 0.0
     for query, row in own.items():
-        accuracy, cost = float(table.accuracy[row]), float(costs[row])
-        right = [one for one in pools[query] if table.accuracy[one] >= 1.0]
+        accuracy, cost = accuracies[row], paid[row]
+        right = [one for one in pools[query] if accuracies[one] >= 1.0]
         if not right or (accuracy == 0 and cost == 0):
             continue
-        best = min(right, key=lambda one: float(costs[one]))
+        best = min(right, key=lambda one: paid[one])
         queries += 1
-        optimal_accuracy += float(table.accuracy[best])
+        optimal_accuracy += accuracies[best]
         router_accuracy += accuracy
         if accuracy >= 1.0:
             picked += table.model[best] == table.model[row]
-            optimal_cost += float(costs[best])
+            optimal_cost += paid[best]
             router_cost += cost
     return Optimality(
         opt_sel=picked / queries if queries else 0.0,

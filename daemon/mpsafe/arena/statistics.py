@@ -39,7 +39,9 @@ def bootstrap(accuracy: Floats, cost: Floats, *, beta: float = BETA, draws: int 
     """Arena scores [draws, R] of R routers on Q queries drawn anew, the same for all. `accuracy`, `cost` [Q, R]."""
     count = len(accuracy)
     dice = np.random.default_rng(seed)
-    drawn = dice.multinomial(count, np.full(count, 1 / count), size=draws) / count
+    drawn = np.empty((draws, count))
+    for row in drawn:
+        row[:] = np.bincount(dice.integers(count, size=count), minlength=count) / count
     return scores(drawn @ accuracy, drawn @ cost * 1000, beta)
 
 

@@ -12,6 +12,9 @@ from mpsafe.errors import ExtraMissing
 __all__ = ["arena"]
 
 MODULES: Final = {
+    "suite": "arena_running",
+    "route": "arena_running",
+    "run": "arena_running",
     "validate": "arena_scoring",
     "grade": "arena_grading",
     "score": "arena_scoring",

@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from mpsafe.arena.choices import pass_on
 from mpsafe.arena.files import contents, decode, read_cached, read_predictions, write
 from mpsafe.arena.frontier import losses
 from mpsafe.arena.matrix import figures, from_cached, from_table
@@ -71,6 +72,7 @@ def grade(
                 rows, known, seconds=seconds, workers=workers, prices=prices, rules=rules, tests=tests, done=done
             )
         write(out, filled)
+        pass_on(path, out)
         if as_json:
             print_json("mpsafe.grades/1", file=os.fspath(out), rows=len(filled), ungraded=left)
         else:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from mpsafe.arena.choices import verify
 from mpsafe.arena.files import contents, decode, read_cached, read_predictions
 from mpsafe.arena.prices import Rules
 from mpsafe.errors import BadArenaFile, BadRequest
@@ -83,15 +84,19 @@ def add(
     affiliation: str = "",
     comparable: bool = True,
 ) -> Inputs:
-    """The list with one more input, whose file is kept; the same name replaces what had it."""
+    """The list with one more input, whose file is kept; the same name replaces what had it.
+
+    A commitment beside a prediction file is held against it, and says whether the router is comparable.
+    """
     kind = _kind(path)
+    committed = verify(path, read_predictions(path)) if kind == "predictions" else None
     entry = Entry(
         name=name or path.stem,
         kind=kind,
         file=keep(board, path),
         robustness=keep(board, robustness) if robustness else None,
         affiliation=affiliation,
-        comparable=comparable,
+        comparable=comparable and (committed is None or committed.comparable),
     )
     others = [one for one in inputs.entries if (one.name, one.kind) != (entry.name, kind)]
     return replace(inputs, entries=(*others, entry))

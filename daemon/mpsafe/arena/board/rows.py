@@ -5,7 +5,7 @@ import csv
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -209,13 +209,14 @@ def _surely(judged: Sequence[_Judged], inputs: Inputs) -> list[Row]:
     if not judged:
         return []
     drawn = np.zeros((inputs.draws, len(judged)))
-    levels: dict[tuple[str, ...], list[str]] = {}
+    cells: dict[tuple[str, ...], dict[tuple[str, str], Picks]] = {}
     for queries in dict.fromkeys(one.queries for one in judged):
         same = [number for number, one in enumerate(judged) if one.queries == queries]
         accuracy = np.stack([judged[number].accuracy for number in same], axis=1)
         cost = np.stack([judged[number].cost for number in same], axis=1)
         drawn[:, same] = bootstrap(accuracy, cost, beta=inputs.beta, draws=inputs.draws, seed=inputs.seed)
-        levels[queries] = _levels(accuracy[:, [judged[number].row.comparable for number in same]])
+        pool = accuracy[:, [judged[number].row.comparable for number in same]]
+        cells[queries] = _places(queries, _levels(pool))
     fair = [number for number, one in enumerate(judged) if one.row.comparable]
     groups = dict(zip(fair, tie_groups([judged[one].row.arena_score for one in fair], drawn[:, fair]), strict=True))
     ranks = rank_intervals(drawn)
@@ -223,7 +224,7 @@ def _surely(judged: Sequence[_Judged], inputs: Inputs) -> list[Row]:
     for number, one in enumerate(judged):
         sure = interval(drawn[:, number])
         told = replace(one.row, low=100 * sure.low, high=100 * sure.high, group=groups.get(number), ranks=ranks[number])
-        rows.append(replace(told, cells=_cells(one, levels[one.queries])))
+        rows.append(replace(told, cells=_cells(one, cells[one.queries])))
     return rows
 
 
@@ -235,14 +236,19 @@ def _levels(accuracy: Floats) -> list[str]:
     return [LEVELS[0] if one >= 2 / 3 else LEVELS[1] if one > 1 / 3 else LEVELS[2] for one in right]
 
 
-def _cells(one: _Judged, levels: Sequence[str]) -> dict[str, dict[str, tuple[float, int]]]:
-    sums: dict[str, dict[str, list[float]]] = {}
-    for query, level, accuracy in zip(one.queries, levels, one.accuracy, strict=True):
-        sums.setdefault(class_of(query), {}).setdefault(level, []).append(float(accuracy))
-    return {
-        domain: {level: (100 * math.fsum(values) / len(values), len(values)) for level, values in sorted(of.items())}
-        for domain, of in sorted(sums.items())
-    }
+def _cells(one: _Judged, cells: Mapping[tuple[str, str], Picks]) -> dict[str, dict[str, tuple[float, int]]]:
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for (domain, level), rows in sorted(cells.items()):
+        found.setdefault(domain, {})[level] = (100 * math.fsum(one.accuracy[rows]) / len(rows), len(rows))
+    return found
+
+
+def _places(queries: Sequence[str], levels: Sequence[str]) -> dict[tuple[str, str], Picks]:
+    """The rows of each class and level."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row, (query, level) in enumerate(zip(queries, levels, strict=True)):
+        found.setdefault((class_of(query), level), []).append(row)
+    return {cell: np.asarray(rows, np.intp) for cell, rows in found.items()}
 
 
 def _published(path: Path, inputs: Inputs) -> list[Row]:
