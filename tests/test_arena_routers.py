@@ -35,8 +35,8 @@ def run(*arguments: str | Path) -> Result:
 def separable(ours: bool = False) -> Matrix:
     """200 queries; the cheap model knows those of animals, the dear one those of numbers, and which is in the words."""
     kinds = DICE.integers(2, size=200)
-    words = (("cat dog horse bird", "animal"), ("one two three four", "number"))
-    prompts = [f"{DICE.choice(words[kind][0].split())} {words[kind][1]} {row}" for row, kind in enumerate(kinds)]
+    words = ((["cat", "dog", "horse"], "animal"), (["one", "two", "three"], "number"))
+    prompts = [f"{words[kind][0][row % 3]} {words[kind][1]} {row}" for row, kind in enumerate(kinds.tolist())]
     score = np.stack([kinds == 0, kinds == 1], axis=1).astype(float)
     cost = np.tile([1e-5, 1e-4], (200, 1))
     return Matrix(

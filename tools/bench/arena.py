@@ -8,6 +8,7 @@ anything of a router. Baselines are bounds, and where there is one, the same wor
 import csv
 import functools
 import json
+import os
 import resource
 import statistics
 import tempfile
@@ -46,6 +47,7 @@ def main() -> None:
     """Makes the files, measures, and prints."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
+        os.environ["XDG_CACHE_HOME"] = os.fspath(place / "home")
         rows = [*_one_router(place), *_grading(place), *_board(place), *_decisions()]
     report("arena", "no GPU", rows)
 

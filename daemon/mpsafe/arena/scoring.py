@@ -106,9 +106,10 @@ def row_costs(
     costs = np.full(len(table), math.nan)
     unpriced: list[str] = []
     guessed: list[tuple[str, str]] = []
-    names, place = np.unique(np.asarray(table.model, np.str_), return_inverse=True)
+    codes: dict[str, int] = {}
+    place = np.asarray([codes.setdefault(model, len(codes)) for model in table.model], np.intp)
     generated = ~np.isnan(table.used).all(axis=1)
-    for number, model in enumerate(names.tolist()):
+    for model, number in codes.items():
         mine = generated & (place == number)
         if not model or not mine.any():
             continue
@@ -186,8 +187,12 @@ def robustness(full: Mapping[str, str], paraphrased: Iterable[tuple[str, str]], 
 def _refuse(table: Table, name: str, rules: Rules, *, own_costs: bool) -> None:
     seen: set[tuple[str, str]] = set()
     others: list[bool] = table.for_optimality.tolist()
-    for row, (query, model, other) in enumerate(zip(table.query, table.model, others, strict=True), 1):
-        key = (query, model if other else "")
+    keys = [
+        (query, model if other else "") for query, model, other in zip(table.query, table.model, others, strict=True)
+    ]
+    doubtful = len(set(keys)) < len(keys) or not all(table.query)
+    for row, key in enumerate(keys if doubtful else (), 1):
+        query = key[0]
         if not query:
             raise BadArenaFile(name, f"row {row}", "it has no global index")
         if key in seen:
@@ -215,20 +220,20 @@ def _optimality(table: Table, costs: NDArray[np.float64], valid: NDArray[np.bool
     wanted = {query for query, other in zip(table.query, others, strict=True) if other}
     own: dict[str, int] = {}
     pools: dict[str, list[int]] = {query: [] for query in wanted}
-    for turn in (False, True):
-        for row, query in enumerate(table.query):
-            if others[row] is turn and query in wanted and right_kind[row]:
+    for row, query in enumerate(table.query):
+        if query in wanted and right_kind[row]:
+            if others[row]:
                 pools[query].append(row)
-                if not turn:
-                    own[query] = row
+            else:
+                own[query] = row
     queries = picked = 0
     optimal_cost = router_cost = optimal_accuracy = router_accuracy = 0.0
     for query, row in own.items():
         accuracy, cost = accuracies[row], paid[row]
-        right = [one for one in pools[query] if accuracies[one] >= 1.0]
+        right = [one for one in (row, *pools[query]) if accuracies[one] >= 1.0]
         if not right or (accuracy == 0 and cost == 0):
             continue
-        best = min(right, key=lambda one: paid[one])
+        best = min(right, key=paid.__getitem__)
         queries += 1
         optimal_accuracy += accuracies[best]
         router_accuracy += accuracy

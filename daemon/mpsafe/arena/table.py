@@ -88,7 +88,7 @@ def load(path: Path, *, cache: Path | None = None) -> Table:
     data = contents(path)
     if cache is None:
         return Table.of(read_predictions(path, data))
-    kept = cache / f"{hashlib.blake2b(data, digest_size=16, person=FORM.encode()).hexdigest()}.parquet"
+    kept = cache / f"{hashlib.sha256(data).hexdigest()}-{FORM}.parquet"
     try:
         return _from_frame(pl.read_parquet(kept))
     except (OSError, pl.exceptions.PolarsError):
