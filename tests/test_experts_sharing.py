@@ -117,6 +117,7 @@ def takes(antagonist: VaultProcess) -> bool:
 
 def test_a_daemon_that_dies_is_not_noticed_by_who_serves(daemon: Mpsafed, servers: list[Server]) -> None:
     wanted = servers[0].ask("answer(1, 60)")[0]
+    published = sorted(content.hash for content in daemon.client.contents())
     for one in servers:
         one.begin("answer(1, 60)")
     daemon.kill()
@@ -124,6 +125,16 @@ def test_a_daemon_that_dies_is_not_noticed_by_who_serves(daemon: Mpsafed, server
     daemon.start(ready_for="calls")
     assert {one.value()[0] for one in servers} == {wanted}
     eventually(lambda: len(daemon.client.leases()) == 4, "all have their leases again")
+    pids = {one.process.pid for one in servers}
+    device = daemon.client.devices()[0].uuid
+    with Client(daemon.socket) as client, client.attach("chat"), client.link(device) as page:
+        eventually(lambda: pids <= {cell.pid for _, cell in page.cells()}, "all are on the new page of the link")
+    assert sorted(content.hash for content in daemon.client.contents()) == published
+    with Server(daemon) as fifth:
+        fifth.up()
+        assert fifth.ask("answer(1, 60)")[0] == wanted
+        assert sorted(content.hash for content in daemon.client.contents()) == published
+        assert fifth.ask("pss()")["pss"] < 0.5 * fifth.nbytes
 
 
 def test_whoever_is_killed_leaves_nothing(daemon: Mpsafed, servers: list[Server]) -> None:

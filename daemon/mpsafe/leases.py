@@ -45,7 +45,7 @@ class HeldLease:
     `granted_bytes` and `sm_percent` are what it has; `late`: it has not freed in time what it was asked for. While the
     daemon is away, or refuses the lease to who comes back, `granted_bytes` stays: what is allocated is not taken.
     `on_pressure` is called with the bytes to go down to and the time until which, CLOCK_MONOTONIC ns; without it,
-    `freed` is to be called.
+    `freed` is to be called. `on_return` is called when the lease was acquired again, of another daemon mostly.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class HeldLease:
         memory: Span | None = None,
         sm: Span | None = None,
         on_pressure: OnPressure | None = None,
+        on_return: Callable[[], None] | None = None,
         ttl_ms: int = 10_000,
     ) -> None:
         self.granted_bytes = 0
@@ -69,6 +70,7 @@ class HeldLease:
         self._memory = memory
         self._sm = sm
         self._on_pressure = on_pressure
+        self._on_return = on_return
         self._ttl_ms = ttl_ms
         self._calling = threading.RLock()
         self._client = Client(socket)
@@ -189,6 +191,8 @@ class HeldLease:
                 with self._calling:
                     self._client.close()
                     self._id = self._acquire()
+                if self._on_return is not None:
+                    self._on_return()
             except MpsafeError as error:
                 self.problem = str(error)
             else:

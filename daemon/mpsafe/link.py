@@ -20,6 +20,7 @@ written for STALE_NS says nothing about what is in flight. A process with a load
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple, Self
@@ -102,7 +103,7 @@ class Budget:
 
 
 class Link:
-    """A mapped link page and one's own cell. Takes over the descriptor. For one thread at a time.
+    """A mapped link page and one's own cell. Takes over the descriptor. Any thread may use it.
 
     Raises PeerMisbehaved if the descriptor is no link page of a version that we read.
     """
@@ -118,6 +119,7 @@ class Link:
         if (magic, version, cell_bytes, cells) != (MAGIC, VERSION, CELL_BYTES, CELLS) or not 0 <= cell < CELLS:
             self._map.close()
             raise PeerMisbehaved("mpsafed", f"a link page of version {VERSION}", f"{magic!r}, version {version}")
+        self._lock = threading.Lock()
         self.cell = cell
         self._words = memoryview(self._map).cast("Q")
         self._pids = self._words[_FIRST::_WORDS]
@@ -135,8 +137,21 @@ class Link:
         self._words.release()
         self._map.close()
 
+    def become(self, other: "Link") -> None:
+        """From here on this is the other page, and the other cell: another daemon's. Takes `other` over."""
+        with self._lock:
+            old = self._map, self._words, self._pids
+            self.cell, self._budget = other.cell, other._budget
+            self._map, self._words, self._pids = other._map, other._words, other._pids
+            other._map, other._words, other._pids = old
+        other.close()
+
     def cells(self) -> list[tuple[int, Cell]]:
         """The cells that are in use, with their places."""
+        with self._lock:
+            return self._cells()
+
+    def _cells(self) -> list[tuple[int, Cell]]:
         words, found = self._words, list[tuple[int, Cell]]()
         for place, pid in enumerate(self._pids.tolist()):
             if pid:
@@ -154,8 +169,9 @@ class Link:
 
     def prefetch(self, nbytes: int) -> bool:
         """Whether a prefetch may start; if so, it has."""
-        if not self._budget.may_prefetch(nbytes, self.cell, self.cells(), time.monotonic_ns()):
-            return False
+        with self._lock:
+            if not self._budget.may_prefetch(nbytes, self.cell, self._cells(), time.monotonic_ns()):
+                return False
         self._add(_PREFETCH, nbytes)
         return True
 
@@ -168,6 +184,7 @@ class Link:
         self._add(_ON_DEMAND, 0)
 
     def _add(self, word: int, nbytes: int) -> None:
-        at = _FIRST + self.cell * _WORDS
-        self._words[at + word] = max(0, self._words[at + word] + nbytes)
-        self._words[at + _UPDATED] = time.monotonic_ns()
+        with self._lock:
+            at = _FIRST + self.cell * _WORDS
+            self._words[at + word] = max(0, self._words[at + word] + nbytes)
+            self._words[at + _UPDATED] = time.monotonic_ns()

@@ -6,7 +6,7 @@
 
 Each layer's experts are published by their hash: who comes second has its own copy dropped for the one that is there.
 The cache has a lease with a floor; under pressure it gives memory back between two layers, and takes it again when
-there is room. Nothing of that is a call on the path of a token.
+there is room. Nothing of that is a call on the path of a token. A daemon that is started again is told all of it anew.
 """
 
 import mmap
@@ -40,10 +40,13 @@ class Share:
         self._socket = socket
         self._tenant = tenant
         self._device = device
+        self._published: list[Shard] = []
         with ExitStack() as stack:
-            self._client = stack.enter_context(Client(socket))
+            self._client = Client(socket)
+            stack.callback(lambda: self._client.close())
             self._client.attach(tenant).close()
             self.link: Link = stack.enter_context(self._client.link(device))
+            stack.callback(self._forget)
             self._undo = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -62,13 +65,39 @@ class Share:
         """The shard as the store keeps it; takes over the descriptor of the one that is given."""
         try:
             with self._client.publish(self._tenant, shard.sha256, shard.fd) as kept:
+                self._published.append(replace(shard, fd=os.dup(kept.fileno())))
                 return replace(shard, fd=os.dup(kept.fileno()))
         finally:
             os.close(shard.fd)
 
     def lease(self, memory: Span, on_pressure: Callable[[int, int], None]) -> HeldLease:
         """Device memory for a cache. NoRoom where the floor is not there."""
-        return HeldLease(self._socket, self._tenant, self._device, memory=memory, on_pressure=on_pressure)
+        return HeldLease(
+            self._socket,
+            self._tenant,
+            self._device,
+            memory=memory,
+            on_pressure=on_pressure,
+            on_return=self._tell_again,
+        )
+
+    def _tell_again(self) -> None:
+        """To another daemon: what is published, and where this process is on the link. Called by the lease's thread."""
+        self._client.close()
+        client = Client(self._socket)
+        try:
+            client.attach(self._tenant).close()
+            for shard in self._published:
+                client.publish(self._tenant, shard.sha256, shard.fd).close()
+            self.link.become(client.link(self._device))
+        except BaseException:
+            client.close()
+            raise
+        self._client = client
+
+    def _forget(self) -> None:
+        while self._published:
+            os.close(self._published.pop().fd)
 
 
 def software_memory(driver: cuda.Driver, device: cuda.Device) -> Allocate:
