@@ -47,6 +47,7 @@ class Mpsafe:
         self._trajectory: Trajectory | None = None
         self._blended: Floats = np.empty((self._estimator.reach, shape.experts), np.float32)
         self._regressions = Regressions(shape, reach=self._estimator.reach)
+        self._heard: Routed | None = None  # and not looked ahead from yet
 
     def learn(self, traces: list[Trace]) -> None:
         """Passes through them as through its own tokens, with nothing to evict."""
@@ -55,10 +56,12 @@ class Mpsafe:
                 self.begin(step)
                 for routed in layers:
                     self.routed(routed)
+        self._look()
         self._regressions.finish()
         self._governor = Governor(self._shape.slots, budget=BUDGET)
 
     def begin(self, step: Step) -> None:
+        self._look()
         self._now = -1
         self._governor.step()
         self._trajectory = None
@@ -68,12 +71,23 @@ class Mpsafe:
         self._look_ahead(None)
 
     def routed(self, routed: Routed) -> None:
+        self._look()
         self._now = layer = routed.layer
         self._governor.used(routed.flat, routed.missing)
         if (came := self._ahead.pop(layer, None)) is not None:
             used = len(came.intersection(routed.flat.tolist()))
             self._governor.known(used, len(came) - used)
         self._estimator.routed(routed)
+        self._heard = routed
+
+    def _look(self) -> None:
+        """What was heard last says more of the layers ahead. Put off until somebody wishes for something, so that what
+        is missing now is on its way meanwhile.
+        """
+        if (routed := self._heard) is None:
+            return
+        self._heard = None
+        layer = routed.layer
         self._regressions.routed(routed)
         if routed.probabilities is not None:
             self._rows[layer] = routed.probabilities
@@ -96,6 +110,7 @@ class Mpsafe:
         return self._estimator.leaving(self._now, may_leave, count, rent=RENT / self._shape.layers)
 
     def wishes(self) -> Wishes:
+        self._look()
         if not self._governor.open:
             return NOTHING
         return self._estimator.wishes(self._now, least=LEAST_LIKELY)
