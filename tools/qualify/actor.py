@@ -7,16 +7,20 @@ The first argument is the number of a SOCK_SEQPACKET socket. A request is one JS
 """
 
 import array
+import fcntl
 import json
+import mmap
 import os
 import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from mpsafe import cuda
+from mpsafe.cuda._cuda import ffi
 from mpsafe.errors import BadCudaCall
 
 __all__ = ["FAULTS", "main"]
@@ -26,6 +30,8 @@ FAULTS: Final = ("trap", "misaligned", "wild_read", "wild_write", "read_only_wri
 _WILD: Final = 0x300000000000  # inside the 47 bits of a GPU address, and nothing is ever mapped there
 _WORDS: Final = 1024
 _BUSY_BYTES: Final = 64 << 20
+
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -108,19 +114,39 @@ class Actor:
         return {"kernels": count}
 
     def copies(self, nbytes: int, count: int) -> Json:
-        """What page-locked host memory is copied at, in both directions, in GB/s: the median of single copies."""
+        """What host memory is copied at, in GB/s: the median of single copies.
+
+        Page-locked by the driver, in both directions; and a map of a sealed memfd, which is what processes share, as it
+        is (`pageable`) and registered for reading (`sealed`).
+        """
         context = _made(self._context)
-        with cuda.HostBuffer(context, nbytes) as host, cuda.Buffer(context, nbytes) as device:
+        with (
+            cuda.HostBuffer(context, nbytes) as host,
+            cuda.Buffer(context, nbytes) as device,
+            _sealed(nbytes) as address,
+        ):
             host.view()[:] = bytes(nbytes)
-            found: Json = {}
-            for name, copy in (("to_device", device.write_async), ("to_host", device.read_async)):
+
+            def measured(copy: Callable[[], None]) -> float:
                 took: list[float] = []
                 for _ in range(count):
                     began_ns = time.monotonic_ns()
-                    copy(host)
+                    copy()
                     context.synchronize()
                     took.append((time.monotonic_ns() - began_ns) / 1e9)
-                found[name] = round(nbytes / statistics.median(took) / 1e9, 2)
+                return round(nbytes / statistics.median(took) / 1e9, 2)
+
+            def from_map() -> None:
+                source = ffi.cast("void *", address)
+                self._driver.call("cuMemcpyHtoDAsync_v2", device.address, source, nbytes, ffi.NULL)
+
+            found = {
+                "to_device": measured(lambda: device.write_async(host)),
+                "to_host": measured(lambda: device.read_async(host)),
+                "pageable": measured(from_map),
+            }
+            with cuda.Registration(self._driver, address, nbytes, read_only=True):
+                found["sealed"] = measured(from_map)
         return found
 
     def fault(self, kind: str) -> Json:
@@ -244,6 +270,20 @@ def _made(value: T | None) -> T:
     if value is None:
         raise RuntimeError("asked before it was there")
     return value
+
+
+@contextmanager
+def _sealed(nbytes: int) -> Generator[int]:
+    """Where a map of a sealed memfd is, of whole pages."""
+    fd = os.memfd_create("mpsafe-sealed", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, nbytes)
+        os.pwrite(fd, bytes(nbytes), 0)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        with mmap.mmap(fd, nbytes, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            yield int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", memory)))
+    finally:
+        os.close(fd)
 
 
 def main() -> int:
