@@ -17,6 +17,9 @@ from daemon_process import Mpsafed
 from mpsafe.soft.host import SoftwareHost
 from tenant_process import Tenant
 
+# Tests run beside one another: threads of one process that wait for each other in a loop take the others' time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile(
     "mpsafe",
     deadline=None,
