@@ -88,10 +88,11 @@ class Standbys:
         return next((one for one in self._waiting if one.standby.identity == process), None)
 
     async def back(self, process: Identity, seconds: float) -> Waiting | None:
-        """That standby once it is here, if it comes in time: a daemon before this one had promoted it."""
+        """That standby once it is here, if it comes in time and has not ended: a daemon before this one had promoted
+        it."""
         try:
             async with asyncio.timeout(seconds):
-                while (found := self.of(process)) is None:
+                while (found := self.of(process)) is None and process in self._away:
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:

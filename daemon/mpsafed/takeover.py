@@ -168,7 +168,7 @@ async def _promote(
         and holder != decision.victim
         and (holder in standbys.away(decision.tenant) or standbys.of(holder))
     ):
-        tried.append(await standbys.back(holder, limits.received_s))
+        tried.append(await standbys.back(holder, limits.back_s))
         if tried == [None]:
             end(holder)
             standbys.forget(holder)
