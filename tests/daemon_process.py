@@ -6,14 +6,14 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Literal, Self
 
 import msgspec
 
+from fork_server import Forked
 from mpsafe.client import Client
 from mpsafe.client.calls import Watching
 from mpsafe.client.wire import Wire
@@ -25,6 +25,7 @@ from mpsafed.vault.holder import Keeper
 __all__ = ["PATIENCE_S", "TENANTS", "Mpsafed"]
 
 PATIENCE_S: Final = 60.0
+POLL_S: Final = 0.01
 TENANTS: Final = ("chat", "embed", "batch")
 
 CONFIG: Final = """
@@ -44,6 +45,8 @@ pipe_directory = "{host.pipe_directory}"
 log_directory = "{host.log_directory}"
 [vault]
 keeper = "{host.directory}/keeper"
+[takeover]
+received_ms = 20000 # on a busy machine a second is not enough
 {tenants}
 """
 
@@ -64,7 +67,7 @@ class Mpsafed:
         self.override(more)
         self.environment = {**host.environment, **(environment or {})}
         self.client = Client(self.socket, timeout_s=PATIENCE_S)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +91,7 @@ class Mpsafed:
         return self.process.pid
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Forked:
         """The daemon's process."""
         assert self._process is not None, "the daemon was not started"
         return self._process
@@ -102,13 +105,13 @@ class Mpsafed:
     def launch(self, **more: str) -> None:
         """Starts it and does not wait."""
         with self.errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mpsafed.main", "--config", self.config],
-                env={**self.environment, **more},
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
+            self._process = Forked(
+                "mpsafed.main",
+                ["--config", self.config],
+                environment={**self.environment, **more},
                 stderr=errors,
-                start_new_session=True,
+                talks=False,
+                new_session=True,
             )
 
     def start(self, *, ready_for: Literal["faults", "calls"] = "faults") -> None:
@@ -126,6 +129,7 @@ class Mpsafed:
         """Waits until the driver has its policy: a fault before that meets stock behaviour."""
         while not any(s.name == "driver" and s.alive for s in self.client.describe().sources):
             assert self.process.poll() is None
+            time.sleep(POLL_S)
 
     def _until(self, sock: socket.socket, ready: Callable[[], bool]) -> None:
         pidfd = os.pidfd_open(self.pid)

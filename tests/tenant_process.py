@@ -14,15 +14,14 @@ after an error, as real programs do:
 """
 
 import struct
-import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from contract.check_cuda_faults import FAULTS, Rig
+from fork_server import Forked
 from mpsafe import cuda
 from mpsafe.client import Client
 from mpsafe.errors import BadCudaCall, DaemonUnreachable
@@ -42,14 +41,7 @@ class Tenant:
         self.name = name
         self._complaints = host.directory / f"tenant-{time.monotonic_ns()}.log"
         with self._complaints.open("wb") as complaints:
-            self.process = subprocess.Popen(
-                [sys.executable, Path(__file__), name, socket],
-                env=host.environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                text=True,
-            )
+            self.process = Forked("tenant_process", [name, socket], environment=host.environment, stderr=complaints)
         identity = identify(self.process.pid)
         assert identity is not None
         self.identity: Identity = identity

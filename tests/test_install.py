@@ -105,17 +105,14 @@ def test_uninstall_leaves_what_others_put_there(copy: Path) -> None:
     assert [path for path in copy.rglob("*") if path.is_file()] == [other]
 
 
-@pytest.mark.parametrize("name", ["mpsafe/mpsafe.toml", "logrotate.d/mpsafe"])
-def test_changed_settings_outlive_an_upgrade_and_the_end(copy: Path, name: str) -> None:
-    settings = copy / "etc" / name
-    settings.write_text("# mine\n")
-    make("install", copy)
-    make("uninstall", copy)
-    assert settings.read_text() == "# mine\n"
-    assert [path for path in copy.rglob("*") if path.is_file()] == [settings]
-
-
-def test_the_units_start_the_program_that_is_chosen(tmp_path: Path) -> None:
-    make("install", tmp_path, "CONTROL=/opt/nvidia/control")
-    unit = tmp_path / PREFIX.relative_to("/") / "lib" / "systemd" / "system" / "mpsafe-mps@.service"
+def test_changed_settings_outlive_an_upgrade_and_the_end(copy: Path) -> None:
+    """The upgrade chooses another program for the units to start."""
+    settings = {copy / "etc" / name for name in ("mpsafe/mpsafe.toml", "logrotate.d/mpsafe")}
+    for path in settings:
+        path.write_text("# mine\n")
+    make("install", copy, "CONTROL=/opt/nvidia/control")
+    unit = copy / PREFIX.relative_to("/") / "lib" / "systemd" / "system" / "mpsafe-mps@.service"
     assert "ExecStart=/opt/nvidia/control -d" in unit.read_text()
+    make("uninstall", copy)
+    assert {path.read_text() for path in settings} == {"# mine\n"}
+    assert {path for path in copy.rglob("*") if path.is_file()} == settings

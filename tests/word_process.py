@@ -8,12 +8,13 @@ came of it, or "! " and the error. The first answer, unasked, is that of its sta
 import json
 import os
 import select
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from fork_server import Forked
 
 __all__ = ["WordProcess", "obey"]
 
@@ -22,13 +23,8 @@ class WordProcess:
     """`program` with `arguments`, on a host with that environment."""
 
     def __init__(self, program: Path, *arguments: str, environment: Mapping[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, program, *arguments],
-            env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        more = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self.process = Forked(program.stem, arguments, environment={**environment, **more})
         self._begun = "its start"
 
     def __enter__(self) -> Self:

@@ -102,9 +102,6 @@ for word in client.stand_by('chat'):
 
 @HOW
 def test_at_each_step_of_a_takeover(mortal: Mortal, tenant: Callable[..., Tenant], how: str, stride: int) -> None:
-    mortal.override("[takeover]\nreceived_ms = 20000\n")  # on a busy machine a second is not enough
-    mortal.kill()
-    mortal.start()
     other = tenant("batch", mortal.socket)
     granted: list[bool] = []
     step = 0

@@ -146,7 +146,10 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module", params=[0, -1], ids=["Debian 12", "Debian 13"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(0, id="Debian 12", marks=requires("minutes")), pytest.param(-1, id="Debian 13")],
+)
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DriverRoot:
     versions: list[Path] = packages("dkms")
     return machine(tmp_path_factory.mktemp("machine"), versions[int(request.param)])
