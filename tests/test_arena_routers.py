@@ -126,7 +126,10 @@ def test_the_tutorial(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert done.exception is None, (command, done.exception)
         assert not done.return_value, (command, done.output)
     rows = json.loads((place / "board" / "board.json").read_text())["rows"]
-    assert {"graded", "oracle"} <= {row["name"] for row in rows}
+    by_name = {row["name"]: row for row in rows}
+    assert {"graded", "oracle"} <= by_name.keys()
+    assert by_name["oracle"]["decision_p50_ms"] is None
+    assert 0 < by_name["graded"]["decision_p50_ms"] <= by_name["graded"]["decision_p95_ms"]
 
 
 def test_choices_that_were_changed_are_refused(place: Path) -> None:

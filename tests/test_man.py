@@ -15,6 +15,7 @@ import pytest
 import mpsafe.cli
 from mpsafe import model
 from mpsafe.arena.board.rows import Board, Row
+from mpsafe.arena.pairing import Paired, Pairing
 from mpsafe.arena.regrade import Regrade
 from mpsafe.arena.validation import Problem
 from mpsafe.cli import cli
@@ -53,6 +54,8 @@ OBJECTS = {
     "takeover": model.Takeover,
     "board": Board,
     "row": Row,
+    "pairing": Pairing,
+    "paired figure": Paired,
     "problem": Problem,
     "regrade": Regrade,
     "policy result": PolicyResult,

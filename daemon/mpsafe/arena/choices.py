@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ __all__ = ["Commitment", "commit", "commitment_path", "names_only", "pass_on", "
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """`choices`, `suite`: SHA-256 over the lines `query TAB model`, and over the ids and prompts."""
+    """`choices`, `suite`: SHA-256 over the lines `query TAB model`, and over the ids and prompts.
+
+    `decision_p50_ms`, `decision_p95_ms`: how long a decision took, None where that was not measured.
+    """
 
     router: str
     seed: int
@@ -30,6 +34,8 @@ class Commitment:
     comparable: bool
     suite: str
     choices: str
+    decision_p50_ms: float | None = None
+    decision_p95_ms: float | None = None
 
 
 def read_suite(path: Path) -> list[Object]:
@@ -57,25 +63,34 @@ def names_only(models: Sequence[str]) -> Matrix:
     return Matrix([], [], [], list(models), none, none, "names")
 
 
-def route(router: Router, suite: Sequence[Object], *, done: Callable[[], None] = lambda: None) -> list[Prediction]:
-    """A prediction file without outcomes: each query with the pick, and null for what is not known yet."""
+def route(
+    router: Router, suite: Sequence[Object], *, done: Callable[[], None] = lambda: None
+) -> tuple[list[Prediction], list[float]]:
+    """A prediction file without outcomes, null for what is not known yet, and the milliseconds of each decision."""
     rows: list[Prediction] = []
+    took_ms: list[float] = []
     for number, raw in enumerate(suite, 1):
         query = Prediction(number, raw)
         asked = Query(query.query or "", query.prompt or "", str(raw.get("domain") or ""))
-        made: Object = {"global index": asked.id, "prompt": asked.prompt, "prediction": router.route(asked)}
+        began = time.perf_counter()
+        pick = router.route(asked)
+        took_ms.append((time.perf_counter() - began) * 1e3)
+        made: Object = {"global index": asked.id, "prompt": asked.prompt, "prediction": pick}
         rows.append(
             Prediction(
                 number, made | dict.fromkeys(("generated_result", "cost", "accuracy")) | {"for_optimality": False}
             )
         )
         done()
-    return rows
+    return rows, took_ms
 
 
-def commit(path: Path, rows: Sequence[Prediction], *, router: str, seed: int, comparable: bool) -> Commitment:
+def commit(
+    path: Path, rows: Sequence[Prediction], took_ms: Sequence[float], *, router: str, seed: int, comparable: bool
+) -> Commitment:
     """Writes the commitment of a prediction file beside it."""
-    made = Commitment(router, seed, len(rows), comparable, _suite(rows), _choices(rows))
+    middle, late = (float(one) for one in np.percentile(took_ms, [50, 95]))
+    made = Commitment(router, seed, len(rows), comparable, _suite(rows), _choices(rows), middle, late)
     text = msgspec.json.format(msgspec.json.encode(made), indent=2)
     commitment_path(path).write_bytes(text + b"\n")
     return made

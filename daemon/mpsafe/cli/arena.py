@@ -20,6 +20,8 @@ MODULES: Final = {
     "score": "arena_scoring",
     "robustness": "arena_scoring",
     "matrix": "arena_grading",
+    "compare": "arena_judging",
+    "curve": "arena_judging",
     "board": "arena_board",
 }
 

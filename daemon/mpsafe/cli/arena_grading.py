@@ -15,11 +15,11 @@ from rich.progress import Progress
 from mpsafe.arena.choices import pass_on
 from mpsafe.arena.files import contents, decode, read_cached, read_predictions, write
 from mpsafe.arena.frontier import losses
-from mpsafe.arena.matrix import figures, from_cached, from_table
+from mpsafe.arena.matrix import figures
 from mpsafe.arena.prices import Prices, Rules
 from mpsafe.arena.regrade import Regrade, fill, regrade
 from mpsafe.arena.routers import BOUNDS, LEARNED, held_out
-from mpsafe.cli.arena_options import FILE, OUT, beta_option, percent, percents, prices_option, rules_option
+from mpsafe.cli.arena_options import FILE, OUT, beta_option, outcomes, percent, percents, prices_option, rules_option
 from mpsafe.cli.options import console, json_option, print_json, table
 from mpsafe.errors import BadArenaFile, BadRequest
 
@@ -123,21 +123,18 @@ def matrix(
     is marked as not comparable.
     """
     prices = Prices.read(prices_path) if prices_path else None
-    if len(paths) == 1 and paths[0].suffix in (".csv", ".parquet"):
-        outcomes = from_table(paths[0])
-    else:
-        outcomes = from_cached(paths, prices=prices, rules=rules)
-    picks = held_out(router, outcomes, seed=seed)
-    found, lost = figures(outcomes, picks, beta=beta), losses(outcomes, picks)
+    known = outcomes(paths, prices=prices, rules=rules)
+    picks = held_out(router, known, seed=seed)
+    found, lost = figures(known, picks, beta=beta), losses(known, picks)
     learned = router in (*LEARNED, "cheapest", "strongest", "best-single")
-    comparable = router not in BOUNDS and not (learned and outcomes.ours)
-    calls = {model: int((picks == column).sum()) for column, model in enumerate(outcomes.models)}
+    comparable = router not in BOUNDS and not (learned and known.ours)
+    calls = {model: int((picks == column).sum()) for column, model in enumerate(known.models)}
     told = {
         "router": router,
         "rules": rules,
         "prices": prices.digest if prices else None,
         "comparable": comparable,
-        "num_queries": len(outcomes),
+        "num_queries": len(known),
         "arena_score": percent(found.arena_score),
         "accuracy": 100 * found.accuracy,
         "cost_per_1k": found.cost_per_1k,
@@ -154,7 +151,7 @@ def matrix(
     if as_json:
         print_json("mpsafe.matrix/1", **told)
         return
-    shown = table(f"{router} on {len(outcomes)} queries, {len(outcomes.models)} models", "figure", "value#")
+    shown = table(f"{router} on {len(known)} queries, {len(known.models)} models", "figure", "value#")
     for name, value in told.items():
         if isinstance(value, float):
             shown.add_row(name, f"{value:.4f}")

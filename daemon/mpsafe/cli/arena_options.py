@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options and words that the commands of the arena share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from mpsafe.arena.prices import RULES
+from mpsafe.arena.matrix import Matrix, from_cached, from_table
+from mpsafe.arena.prices import RULES, Prices, Rules
 from mpsafe.arena.scoring import BETA, Optimality
 
-__all__ = ["FILE", "OUT", "beta_option", "percent", "percents", "prices_option", "rules_option"]
+__all__ = ["FILE", "OUT", "beta_option", "outcomes", "percent", "percents", "prices_option", "rules_option"]
 
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT: Final = click.Path(dir_okay=False, path_type=Path)
@@ -54,3 +55,10 @@ def percents(found: Optimality | None) -> dict[str, float | int | None]:
         "opt_acc": 100 * found.opt_acc,
         "opt_queries": found.queries,
     }
+
+
+def outcomes(paths: Sequence[Path], *, prices: Prices | None = None, rules: Rules = RULES[0]) -> Matrix:
+    """Of one table, or of cached results, a file a model."""
+    if len(paths) == 1 and paths[0].suffix in (".csv", ".parquet"):
+        return from_table(paths[0])
+    return from_cached(paths, prices=prices, rules=rules)

@@ -12,13 +12,13 @@ from mpsafe.arena.domains import CLASSES
 from mpsafe.arena.files import read_config, read_predictions, write
 from mpsafe.arena.inference import Endpoint, Recorded
 from mpsafe.arena.inference import run as answers_of
-from mpsafe.arena.matrix import Matrix, from_cached, from_table
 from mpsafe.arena.routers import make
 from mpsafe.arena.suite import build as drawn
 from mpsafe.arena.suite import candidates, read, save
 from mpsafe.arena.suite import check as findings
 from mpsafe.cli.arena_grading import progress
 from mpsafe.cli.arena_options import FILE, OUT
+from mpsafe.cli.arena_options import outcomes as outcomes_of
 from mpsafe.cli.options import console, json_option, print_json, table
 from mpsafe.errors import BadRequest
 
@@ -45,14 +45,15 @@ def route(
     """Let ROUTER pick a model for each query, and commit to the choices before any outcome is known."""
     if bool(train) == (config is not None):
         raise BadRequest("config", "one of --config and --train", "both" if train else "neither")
-    known = _outcomes(train) if train else names_only(list(read_config(config))) if config else names_only([])
+    known = outcomes_of(train) if train else names_only(list(read_config(config))) if config else names_only([])
     rows = read_suite(suite_path)
     chosen = make(router, known, seed=seed, not_comparable=not_comparable)
     with progress("queries", len(rows)) as done:
-        made = choices_of(chosen, rows, done=done)
+        made, took_ms = choices_of(chosen, rows, done=done)
     write(out, made)
-    told = commit(out, made, router=router, seed=seed, comparable=not not_comparable)
+    told = commit(out, made, took_ms, router=router, seed=seed, comparable=not not_comparable)
     click.echo(f"{len(made)} choices: {out}\ncommitted to as {told.choices[:16]}: {commitment_path(out).name}")
+    click.echo(f"a decision took {told.decision_p50_ms:.3f} ms, p95 {told.decision_p95_ms:.3f} ms")
 
 
 @click.command()
@@ -101,7 +102,7 @@ def suite() -> None:
 @click.option("--seed", default=0, show_default=True, help="of the sample")
 def build(path: Path, out: Path, outcomes: tuple[Path, ...], per_class: int, seed: int) -> None:
     """Draw a balanced suite from a table with query, prompt and truth [, domain, category]."""
-    chosen = drawn(candidates(path, _outcomes(outcomes) if outcomes else None), per_class=per_class, seed=seed)
+    chosen = drawn(candidates(path, outcomes_of(outcomes) if outcomes else None), per_class=per_class, seed=seed)
     save(out, chosen)
     click.echo(f"{len(chosen)} queries of {len({item.domain for item in chosen})} classes: {out}")
 
@@ -112,7 +113,7 @@ def build(path: Path, out: Path, outcomes: tuple[Path, ...], per_class: int, see
 @click.option("--outcomes", type=FILE, multiple=True, help="of recorded models: easy > medium > hard for each")
 def check(as_json: bool, path: Path, outcomes: tuple[Path, ...]) -> int:
     """Coverage of the classes, balance among them, and a difficulty that can be told. Exit status 1 if one fails."""
-    found = findings(read(path, read_suite(path)), _outcomes(outcomes) if outcomes else None, classes=CLASSES)
+    found = findings(read(path, read_suite(path)), outcomes_of(outcomes) if outcomes else None, classes=CLASSES)
     if as_json:
         print_json("mpsafe.suite/1", findings=found)
     else:
@@ -121,9 +122,3 @@ def check(as_json: bool, path: Path, outcomes: tuple[Path, ...]) -> int:
             shown.add_row("holds" if one.holds else "fails", one.name, one.figures)
         console().print(shown)
     return int(not all(one.holds for one in found))
-
-
-def _outcomes(paths: tuple[Path, ...]) -> Matrix:
-    if len(paths) == 1 and paths[0].suffix in (".csv", ".parquet"):
-        return from_table(paths[0])
-    return from_cached(paths)

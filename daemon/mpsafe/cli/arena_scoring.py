@@ -9,14 +9,17 @@ from typing import Any
 
 import click
 
+from mpsafe.arena.counted import counted, outcomes_kept, worst_domain
 from mpsafe.arena.files import read_config, read_predictions
 from mpsafe.arena.prices import Prices, Rules
-from mpsafe.arena.scoring import Robustness, Score, arena_score, score_path
+from mpsafe.arena.scoring import Robustness, Score, arena_score
 from mpsafe.arena.scoring import robustness as robustness_of
-from mpsafe.arena.table import cache_directory
+from mpsafe.arena.scoring import score as score_of
+from mpsafe.arena.statistics import DRAWS, Interval, bootstrap, interval
+from mpsafe.arena.table import cache_directory, load
 from mpsafe.arena.validation import SIZES
 from mpsafe.arena.validation import validate as problems_of
-from mpsafe.cli.arena_options import FILE, OUT, beta_option, percents, prices_option, rules_option
+from mpsafe.cli.arena_options import FILE, OUT, beta_option, percent, percents, prices_option, rules_option
 from mpsafe.cli.options import console, json_option, print_json, table
 from mpsafe.errors import BadArenaFile, BadRequest
 
@@ -68,6 +71,8 @@ def validate(
 @prices_option
 @rules_option
 @beta_option
+@click.option("--draws", default=DRAWS, show_default=True, type=click.IntRange(10, 100_000), help="of the intervals")
+@click.option("--seed", default=0, show_default=True, help="of the draws")
 @click.option("--metrics", type=OUT, help="write RouterArena's metrics.json of the one FILE there")
 @click.option("--accuracy", type=click.FloatRange(0, 100), help="instead of files: per cent")
 @click.option("--cost-per-1k", type=click.FloatRange(0), help="instead of files: dollars per 1,000 queries")
@@ -77,11 +82,13 @@ def score(
     prices_path: Path | None,
     rules: Rules,
     beta: float,
+    draws: int,
+    seed: int,
     metrics: Path | None,
     accuracy: float | None,
     cost_per_1k: float | None,
 ) -> None:
-    """Accuracy, cost, arena score and optimality of graded prediction files."""
+    """Accuracy, cost, arena score with its 95 % interval, and optimality of graded prediction files."""
     if accuracy is not None and cost_per_1k is not None and not paths:
         found = 100 * arena_score(accuracy / 100, cost_per_1k, beta)
         if as_json:
@@ -94,10 +101,15 @@ def score(
     if metrics is not None and len(paths) != 1:
         raise BadRequest("metrics", "one FILE", str(len(paths)))
     prices = Prices.read(prices_path) if prices_path else None
-    every = [(path, score_path(path, prices=prices, rules=rules, beta=beta, cache=cache_directory())) for path in paths]
-    if metrics is not None:
-        metrics.write_text(json.dumps(_metrics(every[0][1]), indent=2) + "\n", encoding="utf-8")
-    told = [_told(path, one) for path, one in every]
+    told: list[dict[str, Any]] = []
+    for path in paths:
+        rows = load(path, cache=cache_directory())
+        one = score_of(rows, name=os.fspath(path), prices=prices, rules=rules, beta=beta)
+        if metrics is not None:
+            metrics.write_text(json.dumps(_metrics(one), indent=2) + "\n", encoding="utf-8")
+        each = counted(rows, prices, rules)
+        drawn = bootstrap(each.accuracy[:, None], each.cost[:, None], beta=beta, draws=draws, seed=seed)
+        told.append(_told(path, one, interval(drawn[:, 0]), worst_domain(each)))
     if as_json:
         print_json("mpsafe.score/1", beta=beta, scores=told, **(told[0] if len(told) == 1 else {}))
         return
@@ -110,7 +122,10 @@ def score(
 @click.argument("paraphrased", metavar="[ROBUST]", type=FILE, required=False)
 @click.option("--flips", type=FILE, help="instead of files: a CSV with router, matched_rows and flips")
 def robustness(as_json: bool, full: Path | None, paraphrased: Path | None, flips: Path | None) -> None:
-    """How seldom a router's pick changes when a prompt is paraphrased: FULL against ROBUST, two prediction files."""
+    """How seldom a router's pick changes when a prompt is paraphrased: FULL against ROBUST, two prediction files.
+
+    Where both are graded, also how seldom the outcome does.
+    """
     if flips is not None and full is None:
         every = _from_flips(flips)
         if as_json:
@@ -123,13 +138,17 @@ def robustness(as_json: bool, full: Path | None, paraphrased: Path | None, flips
         return
     if full is None or paraphrased is None or flips is not None:
         raise BadRequest("FULL", "both files, or --flips alone", "something else")
-    picks = {row.query: row.model for row in read_predictions(full) if not row.for_optimality}
-    other = [(row.query or "", row.model or "") for row in read_predictions(paraphrased)]
-    found = robustness_of({query: model for query, model in picks.items() if query and model}, other, paraphrased.name)
+    before, after = load(full), load(paraphrased)
+    regular = zip(before.query, before.model, before.for_optimality, strict=True)
+    picks = {query: model for query, model, other in regular if query and model and not other}
+    found = robustness_of(picks, zip(after.query, after.model, strict=True), paraphrased.name)
+    outcome = outcomes_kept(before, after)
     if as_json:
-        print_json("mpsafe.robustness/1", **_share(found))
-    else:
-        click.echo(f"robustness {100 * found.score:.2f}: {found.flips} of {found.matches} picks changed")
+        print_json("mpsafe.robustness/1", **_share(found), outcome_robustness=percent(outcome))
+        return
+    click.echo(f"robustness {100 * found.score:.2f}: {found.flips} of {found.matches} picks changed")
+    if outcome is not None:
+        click.echo(f"outcome robustness {100 * outcome:.2f}: how seldom right became wrong, or wrong right")
 
 
 def _from_flips(path: Path) -> list[tuple[str, Robustness]]:
@@ -151,13 +170,17 @@ def _share(found: Robustness) -> dict[str, float | int]:
     return {"robustness": 100 * found.score, "flips": found.flips, "matches": found.matches}
 
 
-def _told(path: Path, found: Score) -> dict[str, Any]:
+def _told(path: Path, found: Score, sure: Interval, worst: tuple[str, float]) -> dict[str, Any]:
     return {
         "file": os.fspath(path),
         "rules": found.rules,
         "prices": found.prices,
         "arena_score": 100 * found.arena_score,
+        "low": 100 * sure.low,
+        "high": 100 * sure.high,
         "accuracy": 100 * found.accuracy,
+        "worst_domain": worst[0],
+        "worst_domain_accuracy": 100 * worst[1],
         "cost_per_1k": found.cost_per_1k,
         "total_cost": found.total_cost,
         "num_queries": found.queries,
@@ -192,13 +215,26 @@ def _metrics(found: Score) -> dict[str, Any]:
 
 
 def _print(every: list[dict[str, Any]]) -> None:
-    heads = ("file", "arena#", "accuracy#", "$/1K#", "Opt.Sel#", "Opt.Cost#", "Opt.Acc#", "queries#", "abnormal#")
+    heads = (
+        "file",
+        "arena#",
+        "95 %",
+        "accuracy#",
+        "worst class",
+        "$/1K#",
+        "Opt.Sel#",
+        "Opt.Cost#",
+        "Opt.Acc#",
+        "queries#",
+        "abnormal#",
+    )
     shown = table(f"rules {every[0]['rules']}, prices {every[0]['prices'] or 'as stored'}", *heads)
     for one in every:
         marks = [one[name] for name in ("opt_sel", "opt_cost", "opt_acc")]
         shown.add_row(
             Path(one["file"]).name,
-            *(f"{one['arena_score']:.2f}", f"{one['accuracy']:.2f}", f"{one['cost_per_1k']:.4f}"),
+            *(f"{one['arena_score']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}", f"{one['accuracy']:.2f}"),
+            *(f"{one['worst_domain']} {one['worst_domain_accuracy']:.2f}", f"{one['cost_per_1k']:.4f}"),
             *("" if mark is None else f"{mark:.2f}" for mark in marks),
             *(str(one["num_queries"]), str(one["abnormal_count"])),
         )

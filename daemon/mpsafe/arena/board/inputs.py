@@ -28,7 +28,8 @@ Kind = Literal["predictions", "cached", "published"]
 class Entry:
     """One input. `file`: its name in the directory of inputs, which ends in the digest of its content.
 
-    `robustness`: the picks on paraphrased prompts; `comparable`: false for what has seen data that it is judged on.
+    `robustness`: the picks on paraphrased prompts; `comparable`: false for what has seen data that it is judged on;
+    `decision_p50_ms`, `decision_p95_ms`: as its commitment says, None where there is none.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Entry:
     robustness: str | None = None
     affiliation: str = ""
     comparable: bool = True
+    decision_p50_ms: float | None = None
+    decision_p95_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ def add(
         robustness=keep(board, robustness) if robustness else None,
         affiliation=affiliation,
         comparable=comparable and (committed is None or committed.comparable),
+        decision_p50_ms=committed.decision_p50_ms if committed else None,
+        decision_p95_ms=committed.decision_p95_ms if committed else None,
     )
     others = [one for one in inputs.entries if (one.name, one.kind) != (entry.name, kind)]
     return replace(inputs, entries=(*others, entry))

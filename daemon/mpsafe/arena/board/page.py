@@ -50,7 +50,7 @@ def render(found: Board) -> dict[str, str]:
 def _markdown(found: Board) -> str:
     names = [
         *("Rank", "Router", "Affiliation", "Acc-Cost Arena", "95 %", "Accuracy", "Cost/1K Queries"),
-        *("Optimal Selection", "Optimal Cost", "Optimal Accuracy", "Latency", "Robustness"),
+        *("Optimal Selection", "Optimal Cost", "Optimal Accuracy", "Latency", "Decision p50, ms", "Robustness"),
     ]
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     for row in found.rows:
@@ -59,7 +59,8 @@ def _markdown(found: Board) -> str:
             *(str(row.group) if row.group else "-", f"{row.name}{marks}".replace("|", "\\|"), row.affiliation or "-"),
             *(f"{row.arena_score:.2f}", "-" if row.low is None else f"{row.low:.2f} to {row.high:.2f}"),
             *(f"{row.accuracy:.2f}", f"${row.cost_per_1k:.4f}"),
-            *map(_dash, (row.opt_sel, row.opt_cost, row.opt_acc, row.latency_score, row.robustness)),
+            *map(_dash, (row.opt_sel, row.opt_cost, row.opt_acc, row.latency_score)),
+            *("-" if row.decision_p50_ms is None else f"{row.decision_p50_ms:.3f}", _dash(row.robustness)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     about = f"Rules {found.rules}, beta {found.beta:g}, prices {found.prices or '-'}, suite {found.suite or '-'}"

@@ -13,15 +13,16 @@ from typing import Final
 import numpy as np
 
 from mpsafe.arena.board.inputs import Entry, Inputs, place
+from mpsafe.arena.counted import counted
 from mpsafe.arena.domains import class_of
 from mpsafe.arena.files import read_predictions
 from mpsafe.arena.frontier import pareto
 from mpsafe.arena.matrix import Floats, Matrix, Picks, figures, from_cached
 from mpsafe.arena.prices import Prices
 from mpsafe.arena.routers import held_out
-from mpsafe.arena.scoring import Optimality, arena_score, robustness, row_costs, score
+from mpsafe.arena.scoring import Optimality, arena_score, latency_score, robustness, score
 from mpsafe.arena.statistics import bootstrap, interval, rank_intervals, tie_groups
-from mpsafe.arena.table import Table, cache_directory
+from mpsafe.arena.table import cache_directory
 from mpsafe.arena.table import load as load_table
 from mpsafe.errors import BadArenaFile
 
@@ -38,7 +39,9 @@ class Row:
 
     `kind`: scored (from its file), recorded (over cached results) or published (as printed). `group`: routers of one
     group cannot be told apart, None for what is not comparable; `ranks`: where it lies in 95 % of the draws. `front`:
-    no other is cheaper and more accurate. `cells`: accuracy by class and difficulty, with the number of queries.
+    no other is cheaper and more accurate. `decision_p50_ms`, `decision_p95_ms`: measured when it chose.
+    `latency_score`: as published, or by that formula from 10 ms on, below which it has no sense. `cells`: accuracy by
+    class and difficulty, with the number of queries.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Row:
     opt_sel: float | None = None
     opt_cost: float | None = None
     opt_acc: float | None = None
+    decision_p50_ms: float | None = None
+    decision_p95_ms: float | None = None
     latency_score: float | None = None
     robustness: float | None = None
     queries: int | None = None
@@ -143,23 +148,19 @@ def _from_file(board: Path, entry: Entry, inputs: Inputs, prices: Prices | None,
         queries=found.queries,
         abnormal=found.abnormal,
         comparable=entry.comparable,
+        decision_p50_ms=entry.decision_p50_ms,
+        decision_p95_ms=entry.decision_p95_ms,
+        latency_score=_latency(entry.decision_p50_ms),
         rules=inputs.rules,
         prices=found.prices,
         source=entry.file,
     )
-    regular = ~table.for_optimality
-    costs = row_costs(table, prices, inputs.rules)[0] if prices else table.cost
-    queries = tuple(query for query, kept in zip(table.query, regular, strict=True) if kept)
-    accuracy, cost = _counted(table, costs, inputs)
-    return _Judged(_with(row, found.optimality), queries, accuracy[regular], cost[regular])
+    each = counted(table, prices, inputs.rules)
+    return _Judged(_with(row, found.optimality), each.queries, each.accuracy, each.cost)
 
 
-def _counted(table: Table, costs: Floats, inputs: Inputs) -> tuple[Floats, Floats]:
-    """Accuracy and cost of each row as the rules count them: what is abnormal is 0."""
-    generated = table.success & (np.nan_to_num(table.used[:, 1]) > 0)
-    if inputs.rules == "2025-11":
-        generated = np.ones(len(table), np.bool_)
-    return np.where(generated, np.nan_to_num(table.accuracy), 0), np.where(generated, np.nan_to_num(costs), 0)
+def _latency(decision_ms: float | None) -> float | None:
+    return None if decision_ms is None or decision_ms <= 10 else latency_score(decision_ms)
 
 
 def _recorded(board: Path, inputs: Inputs, prices: Prices | None) -> list[_Judged]:

@@ -2,18 +2,18 @@
 """The routers to compare with: fixed ones, learned ones, and bounds that know the outcomes."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, cast
 
 import numpy as np
 
-from mpsafe.arena.matrix import Matrix, Picks
-from mpsafe.arena.routers.base import Query, Router
+from mpsafe.arena.matrix import Floats, Matrix, Picks
+from mpsafe.arena.routers.base import Predicts, Query, Router
 from mpsafe.arena.routers.fixed import Always, Random, RoundRobin, best_single, cheapest, strongest
 from mpsafe.arena.routers.oracles import domain_oracle, oracle
 from mpsafe.errors import BadRequest, NotComparable
 
-__all__ = ["BOUNDS", "FIXED", "LEARNED", "NAMES", "Query", "Router", "held_out", "make"]
+__all__ = ["BOUNDS", "FIXED", "LEARNED", "NAMES", "Query", "Router", "held_out", "make", "predictions"]
 
 LEARNED: Final = ("knn", "logistic", "mf", "irt", "cascade")
 FIXED: Final = ("random", "round-robin", "cheapest", "strongest", "best-single")
@@ -55,20 +55,38 @@ def held_out(name: str, matrix: Matrix, *, seed: int = 0) -> Picks:
     if name not in (*LEARNED, "cheapest", "strongest", "best-single"):
         router = make(name, matrix, seed=seed)
         return _picks(router, matrix)
-    if len(matrix) < FOLDS:
-        raise BadRequest("router", f"at least {FOLDS} queries to learn from", str(len(matrix)))
-    fold = np.random.default_rng(seed).permutation(len(matrix)) % FOLDS
     picks = np.zeros(len(matrix), np.intp)
-    for one in range(FOLDS):
-        router = make(name, matrix.rows(np.flatnonzero(fold != one)), seed=seed, not_comparable=True)
-        judged = np.flatnonzero(fold == one)
+    for router, judged in _folds(name, matrix, seed):
         picks[judged] = _picks(router, matrix.rows(judged))
     return picks
 
 
+def predictions(name: str, matrix: Matrix, *, seed: int = 0) -> Floats:
+    """How likely each model is right [Q, M], by one of LEARNED that has never seen the query, as in `held_out`."""
+    if name not in LEARNED:
+        raise BadRequest("router", f"one that predicts: {', '.join(LEARNED)}", repr(name))
+    likely = np.zeros(matrix.score.shape)
+    for router, judged in _folds(name, matrix, seed):
+        likely[judged] = [cast("Predicts", router).predict(query) for query in _queries(matrix.rows(judged))]
+    return likely
+
+
+def _folds(name: str, matrix: Matrix, seed: int) -> Iterator[tuple[Router, Picks]]:
+    """A router that has seen all but a fifth of the queries, and the rows of that fifth, five times."""
+    if len(matrix) < FOLDS:
+        raise BadRequest("router", f"at least {FOLDS} queries to learn from", str(len(matrix)))
+    fold = np.random.default_rng(seed).permutation(len(matrix)) % FOLDS
+    for one in range(FOLDS):
+        known = matrix.rows(np.flatnonzero(fold != one))
+        yield make(name, known, seed=seed, not_comparable=True), np.flatnonzero(fold == one)
+
+
 def _picks(router: Router, matrix: Matrix) -> Picks:
-    queries = zip(matrix.queries, matrix.prompts, matrix.domains, strict=True)
-    return np.asarray([matrix.model(router.route(Query(*one))) for one in queries], np.intp)
+    return np.asarray([matrix.model(router.route(query)) for query in _queries(matrix)], np.intp)
+
+
+def _queries(matrix: Matrix) -> list[Query]:
+    return [Query(*one) for one in zip(matrix.queries, matrix.prompts, matrix.domains, strict=True)]
 
 
 def _plugin(name: str, known: Matrix) -> Router:

@@ -4,7 +4,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Query", "Router"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Predicts", "Query", "Router"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,4 +24,12 @@ class Router(Protocol):
 
     def route(self, query: Query) -> str:
         """The name of one of its models. The same query must give the same name: robustness depends on it."""
+        ...
+
+
+class Predicts(Protocol):
+    """Says how likely each of its models is right."""
+
+    def predict(self, query: Query) -> NDArray[np.float64]:
+        """For each model, in the order in which it was told of them, 0 to 1."""
         ...
