@@ -2,6 +2,7 @@
 """This test will build a board from real inputs, check it twice, break it, and use its page in a browser."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,24 +20,25 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, ["arena", *map(str, arguments)], standalone_mode=False)
 
 
-@pytest.fixture(name="cached")
-def common(tmp_path: Path) -> list[Path]:
-    """Both cached results, cut to the queries that both have."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A board of both cached results, cut to the queries that both have, and of the printed rows."""
+    place = tmp_path_factory.mktemp("made")
     lines = {path: [json.loads(line) for line in path.read_text().splitlines()] for path in (HAIKU, GEMINI)}
     ids: list[set[str]] = [{row["global_index"] for row in rows} for rows in lines.values()]
     both = ids[0] & ids[1]
     for path, rows in lines.items():
         kept = [row for row in rows if row["global_index"] in both]
-        (tmp_path / path.name).write_text("".join(json.dumps(row) + "\n" for row in kept))
-    return [tmp_path / HAIKU.name, tmp_path / GEMINI.name]
+        (place / path.name).write_text("".join(json.dumps(row) + "\n" for row in kept))
+    prices, cached = ARENA / "cost_2025-11.json", [place / HAIKU.name, place / GEMINI.name]
+    done = run("board", "add", place / "board", ARENA / "leaderboard.csv", *cached, "--prices", prices)
+    assert done.exit_code == 0, done.output
+    return place / "board"
 
 
 @pytest.fixture(name="board")
-def built(cached: list[Path], tmp_path: Path) -> Path:
-    prices = ARENA / "cost_2025-11.json"
-    done = run("board", "add", tmp_path / "board", ARENA / "leaderboard.csv", *cached, "--prices", prices)
-    assert done.exit_code == 0, done.output
-    return tmp_path / "board"
+def built(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "board"))
 
 
 def test_the_board_follows_from_its_inputs(board: Path) -> None:

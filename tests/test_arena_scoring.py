@@ -5,6 +5,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mpsafe.arena.matrix import Matrix, figures
 from mpsafe.arena.prices import Prices, Rules
 from mpsafe.arena.routers.oracles import oracle
 from mpsafe.arena.scoring import Score, arena_score, latency_score, score, score_path
-from mpsafe.arena.table import Table, load
+from mpsafe.arena.table import Table, columns, load
 from mpsafe.errors import BadArenaFile, BadRequest
 
 
@@ -229,15 +230,55 @@ def test_a_table_from_the_cache_is_the_same(tmp_path: Path) -> None:
     first = load(path, cache=cache)
     assert len(list(cache.glob("*.parquet"))) == 1
     again = load(path, cache=cache)
-    for name in Table.__dataclass_fields__:
-        assert np.array_equal(
-            np.asarray(getattr(first, name)), np.asarray(getattr(again, name)), equal_nan=name in NUMBERS
-        )
+    assert same(first, again)
     next(cache.glob("*.parquet")).write_bytes(b"broken")
     assert load(path, cache=cache).query == ["q_1", "q_2"]
 
 
 NUMBERS = ("accuracy", "cost", "used")
+
+
+def same(one: Table, other: Table) -> bool:
+    return all(
+        np.array_equal(np.asarray(getattr(one, name)), np.asarray(getattr(other, name)), equal_nan=name in NUMBERS)
+        for name in Table.__dataclass_fields__
+    )
+
+
+ODD_VALUES: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, False, 0, 1, 0.5, -1, 1e308, 10**400, "1.0", "", "q", [], {}]
+)
+ODD_USAGE: st.SearchStrategy[Any] = st.one_of(
+    ODD_VALUES, st.fixed_dictionaries({"input_tokens": ODD_VALUES, "output_tokens": ODD_VALUES})
+)
+ODD_RESULT: st.SearchStrategy[Any] = st.one_of(
+    ODD_VALUES, st.fixed_dictionaries({"success": ODD_VALUES, "token_usage": ODD_USAGE})
+)
+ODD_ROWS: st.SearchStrategy[Object] = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("global index", "global_index", "prediction", "for_optimality"), ODD_VALUES),
+        **dict.fromkeys(("accuracy", "cost"), ODD_VALUES),
+        "generated_result": ODD_RESULT,
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ODD_ROWS, min_size=1, max_size=3))
+def test_both_readings_of_a_file_are_the_same(every: list[Object]) -> None:
+    found = columns(json.dumps(every).encode())
+    rows = [Prediction(number, raw) for number, raw in enumerate(every, 1)]
+    assert found is None or same(found, Table.of(rows))
+
+
+def test_what_is_read_in_which_way() -> None:
+    data = (ARENA / "azure-model-router-robustness.json").read_bytes()
+    found = columns(data)
+    assert found is not None and len(found) == 6
+    assert columns(json.dumps([prediction("q", "m", math.nan, 1)]).encode()) is None
+    assert columns(b'[{"prompt": "\xff"}]') is None
+    assert columns(b"[]") is None
 
 
 def test_latency_score() -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a board is made from: files, each kept under its own hash, and one list of them. Nothing is typed by hand."""
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from mpsafe.arena.choices import verify
+from mpsafe.arena.choices import commitment_path, verify
 from mpsafe.arena.files import contents, decode, read_cached, read_predictions
 from mpsafe.arena.prices import Rules
+from mpsafe.arena.table import digest
 from mpsafe.errors import BadArenaFile, BadRequest
 
 __all__ = ["Entry", "Inputs", "Kind", "add", "load", "save"]
@@ -64,8 +64,7 @@ def load(board: Path) -> Inputs:
     except msgspec.ValidationError as error:
         raise BadArenaFile(os.fspath(path), "", str(error)) from None
     for file in _files(found):
-        digest = Path(file).stem.rpartition("-")[2]
-        if Path(file).name != file or _digest(contents(board / DIRECTORY / file)) != digest:
+        if Path(file).name != file or digest(contents(board / DIRECTORY / file)) != digest_of(file):
             raise BadArenaFile(os.fspath(board / DIRECTORY / file), "", "its content is not what its name says")
     return found
 
@@ -92,7 +91,7 @@ def add(
     A commitment beside a prediction file is held against it, and says whether the router is comparable.
     """
     kind = _kind(path)
-    committed = verify(path, read_predictions(path)) if kind == "predictions" else None
+    committed = verify(path, read_predictions(path)) if commitment_path(path).exists() else None
     entry = Entry(
         name=name or path.stem,
         kind=kind,
@@ -111,10 +110,15 @@ def keep(board: Path, path: Path) -> str:
     """Keeps a file of inputs under its name and digest; the name."""
     data = contents(path)
     stem = re.sub(r"[^\w.-]", "_", path.stem)
-    kept = board / DIRECTORY / f"{stem}-{_digest(data)}{path.suffix}"
+    kept = board / DIRECTORY / f"{stem}-{digest(data)}{path.suffix}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(data)
     return kept.name
+
+
+def digest_of(file: str) -> str:
+    """The digest in the name of an input."""
+    return Path(file).stem.rpartition("-")[2]
 
 
 def place(board: Path, file: str) -> Path:
@@ -141,7 +145,3 @@ def _files(inputs: Inputs) -> Iterator[str]:
         yield entry.file
         if entry.robustness:
             yield entry.robustness
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from mpsafe.arena.board.inputs import Entry, Inputs, place
+from mpsafe.arena.board.inputs import Entry, Inputs, digest_of, place
 from mpsafe.arena.counted import counted
 from mpsafe.arena.domains import class_of
 from mpsafe.arena.files import read_predictions
@@ -130,7 +130,7 @@ def build(board: Path, inputs: Inputs, *, cache: Path | None = None) -> Board:
 
 def _from_file(board: Path, entry: Entry, inputs: Inputs, prices: Prices | None, cache: Path | None) -> _Judged:
     path = place(board, entry.file)
-    table = load_table(path, cache=cache or cache_directory())
+    table = load_table(path, cache=cache or cache_directory(), known=digest_of(entry.file))
     found = score(table, name=os.fspath(path), prices=prices, rules=inputs.rules, beta=inputs.beta)
     steady = None
     if entry.robustness:
