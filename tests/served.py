@@ -141,7 +141,7 @@ class Served:
             service.add(HostInterface(HostService(engine, devices, "none")))
             service.add(VaultInterface(VaultService(vault, tenants, engine.ends.watch)))
             service.add(StandbyInterface(StandbyService(engine, tenants)))
-            service.add(EventsInterface(EventsService(engine)))
+            service.add(EventsInterface(EventsService(engine, inject=print)))
             service.add(MpsInterface(MpsService(self._supervisor)))
             service.start()
             self._serving.set()

@@ -23,6 +23,7 @@ from mpsafe.errors import (
     BadRequest,
     DaemonUnreachable,
     MpsafeError,
+    NoInjection,
     UnknownClient,
     UnknownTenant,
 )
@@ -135,6 +136,7 @@ def test_who_attached_is_a_tenants_process_until_it_ends(daemon: Mpsafed) -> Non
 
 REFUSALS: list[tuple[str, tuple[object, ...], MpsafeError]] = [
     ("fence", (2**22 + 1,), UnknownClient(2**22 + 1)),
+    ("inject", (2**22 + 1,), UnknownClient(2**22 + 1)),
     ("attach", ("nobody",), UnknownTenant("nobody")),
 ]
 
@@ -173,6 +175,13 @@ def test_a_fence_by_hand(daemon: Mpsafed) -> None:
         assert chat.wait() == -9
         with pytest.raises(UnknownClient):
             daemon.client.fence(chat.pid)
+
+
+def test_faults_are_injected_only_where_the_driver_lets_them(daemon: Mpsafed) -> None:
+    with Tenant(daemon.host, "chat", daemon.socket) as chat:
+        with pytest.raises(NoInjection, match="mpsafe_inject=1"):
+            daemon.client.inject(chat.pid)
+        assert chat.do("work") == "ok"
 
 
 # A daemon that dies.

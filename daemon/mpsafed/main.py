@@ -19,7 +19,7 @@ from typing import Final, assert_never
 import systemd.daemon
 
 from mpsafe import __version__
-from mpsafe.errors import BadConfig, CannotRun, SocketTaken
+from mpsafe.errors import BadConfig, CannotRun, NoInjection, SocketTaken
 from mpsafe.model import Identity, Region
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
@@ -208,7 +208,7 @@ async def serve(config: Config) -> int:
         tasks.append(asyncio.create_task(_find_devices(engine, devices, changed)))
         stack.push_async_callback(_cancel, tasks)
         service.add(HostInterface(HostService(engine, devices, config.driver.kind)))
-        service.add(EventsInterface(EventsService(engine)))
+        service.add(EventsInterface(EventsService(engine, inject=partial(_inject, sources))))
         service.add(MpsInterface(MpsService(supervisor)))
         service.add(StandbyInterface(StandbyService(engine, tenants)))
         service.add(VaultInterface(VaultService(vault, tenants, engine.ends.watch)))
@@ -273,6 +273,13 @@ def _release(sources: Sequence[Source], client: Identity) -> None:
     for source in sources:
         if isinstance(source, DriverRecords):
             source.release(client)
+
+
+def _inject(sources: Sequence[Source], client: Identity) -> None:
+    for source in sources:
+        if isinstance(source, DriverRecords):
+            return source.inject(client)
+    raise NoInjection("mpsafed was told of no patched driver")
 
 
 def _programs_environment() -> Mapping[str, str]:

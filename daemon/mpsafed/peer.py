@@ -29,6 +29,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 METHOD_ROLES: Final[dict[str, Role]] = {
     "io.mpsafe.Events.Explain": "anyone",
     "io.mpsafe.Events.Fence": "admin",
+    "io.mpsafe.Events.Inject": "admin",
     "io.mpsafe.Events.List": "anyone",
     "io.mpsafe.Events.Watch": "anyone",
     "io.mpsafe.Host.Attach": "anyone",

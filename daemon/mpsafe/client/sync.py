@@ -90,6 +90,10 @@ class Client:
         """Fences a client; returns the id of the event that tells how it goes. Wants the role admin."""
         return self._call("io.mpsafe.Events.Fence", {"pid": pid}, calls.Fenced).event
 
+    def inject(self, pid: int) -> None:
+        """Has a client fault as if its device had reported it. Wants the role admin, and a driver that lets one."""
+        self._call("io.mpsafe.Events.Inject", {"pid": pid}, calls.Nothing)
+
     def controls(self) -> list[ControlDaemon]:
         """The MPS control daemons that this user may see."""
         return self._read("io.mpsafe.Mps.Status", {}, calls.Controls).controls

@@ -18,6 +18,7 @@ __all__ = [
     "EpochHeld",
     "InternalError",
     "ModelDiffers",
+    "NoInjection",
     "NoStandby",
     "NotGranted",
     "NotOurs",
@@ -274,6 +275,19 @@ class NotOurs(Refused):
     @override
     def __str__(self) -> str:
         return f"the MPS control daemon {self.control} is not started and stopped by mpsafed"
+
+
+@dataclass(eq=False)
+class NoInjection(Refused):
+    """A fault was to be injected, and the driver does not let anybody."""
+
+    code: ClassVar[str] = "no-injection"
+    hint: ClassVar[str] = "on a machine that is for tests, load nvidia-uvm with mpsafe_inject=1"
+    problem: str
+
+    @override
+    def __str__(self) -> str:
+        return f"no fault can be injected: {self.problem}"
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from asyncvarlink import VarlinkInterface, varlinkmethod
 
-from mpsafe.errors import BadRequest, NotPermitted, UnknownClient
+from mpsafe.errors import BadRequest, NoInjection, NotPermitted, UnknownClient
 from mpsafe.model import Event
 from mpsafe.protocol.replies import declared
 
@@ -43,12 +43,13 @@ class Events(Protocol):
     def recent(self, since: int | None, limit: int) -> list[Event]: ...
     def explain(self, number: int) -> Explanation: ...
     def fence(self, pid: int) -> int: ...
+    def inject(self, pid: int) -> None: ...
 
 
 class EventsInterface(VarlinkInterface, name=NAME):
     """What happened, who did it, what was done."""
 
-    errors = declared(NAME, NotPermitted, UnknownClient, BadRequest)
+    errors = declared(NAME, NotPermitted, UnknownClient, BadRequest, NoInjection)
 
     def __init__(self, events: Events) -> None:
         self._events = events
@@ -73,3 +74,8 @@ class EventsInterface(VarlinkInterface, name=NAME):
     def Fence(self, *, pid: int) -> int:
         """Fences a client by hand; returns the `id` of the event that tells how it goes."""
         return self._events.fence(pid)
+
+    @varlinkmethod
+    def Inject(self, *, pid: int) -> None:
+        """A write of a client to nowhere, as if its device had reported it; only where the driver lets one."""
+        self._events.inject(pid)

@@ -2,13 +2,13 @@
 """Behind io.mpsafe.Events."""
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Final
 
 from mpsafe.blame import because
-from mpsafe.errors import BadRequest
-from mpsafe.model import Action, Blame, Event
+from mpsafe.errors import BadRequest, UnknownClient
+from mpsafe.model import Action, Blame, Event, Identity
 from mpsafe.protocol.events import Explanation, Watched
 from mpsafed.api.connection import CURRENT
 from mpsafed.engine import Engine
@@ -20,10 +20,11 @@ LIMIT_MAX: Final = 10_000
 
 
 class EventsService:
-    """Reads the stream, never keeps a copy of it for a slow watcher."""
+    """Reads the stream, never keeps a copy of it for a slow watcher. `inject` has the driver make a client fault."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, inject: Callable[[Identity], None]) -> None:
         self._engine = engine
+        self._inject = inject
 
     async def watch(self, since: int | None) -> AsyncIterator[Watched]:
         """See EventsInterface.Watch."""
@@ -61,6 +62,13 @@ class EventsService:
     def fence(self, pid: int) -> int:
         """See EventsInterface.Fence."""
         return self._engine.fence_by_hand(pid, CURRENT.get().peer)
+
+    def inject(self, pid: int) -> None:
+        """See EventsInterface.Inject."""
+        client = self._engine.snapshot().client_of(pid)
+        if client is None or client.state == "gone":
+            raise UnknownClient(pid)
+        self._inject(client.identity)
 
 
 def _shown(event: Event, peer: Peer) -> Event:

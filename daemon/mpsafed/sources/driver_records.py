@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mpsafe.errors import SourceLost
+from mpsafe.errors import NoInjection, SourceLost, UnknownClient
 from mpsafe.model import Identity
 from mpsafed.driver import Driver, Policy
 from mpsafed.driver.records import HEARTBEAT_SECONDS, Record, decode
@@ -18,6 +18,7 @@ from mpsafed.sources import Emit, monotonic_to_realtime_ns, now_ns
 __all__ = ["DriverRecords"]
 
 BEATS_PER_LIMIT: Final = 4
+WILD_ADDRESS: Final = 0x5000_0000_0000
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,21 @@ class DriverRecords:
                     self._driver.release(one.number)
         except (OSError, SourceLost) as error:
             _log.warning("the driver was not told that the work of process %d has stopped: %s", client.pid, error)
+        self._ready.set()  # a request may have met records on its way
+
+    def inject(self, client: Identity) -> None:
+        """A write of a client to nowhere. UnknownClient, or NoInjection where the driver does not let us."""
+        if self._driver is None:
+            raise NoInjection("the patched driver's device is not open")
+        try:
+            if "inject" not in self._driver.describe().features:
+                raise NoInjection("the driver was loaded without mpsafe_inject=1")
+            number = next((one.number for one in self._driver.clients() if one.identity == client), None)
+            if number is None:
+                raise UnknownClient(client.pid)
+            self._driver.inject(number, WILD_ADDRESS, access="write", fault="pte", unit="sm", place="unknown")
+        except (OSError, SourceLost) as error:
+            raise NoInjection(str(error)) from error
         self._ready.set()  # a request may have met records on its way
 
     def _emit(self, record: Record, emit: Emit, alive: Callable[[str], None]) -> None:
