@@ -43,8 +43,8 @@ class Host(Protocol):
 class SoftwareGpu(SoftwareHost):
     """The software GPU, its kernel and its MPS."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, *, inject: bool = False) -> None:
+        super().__init__(directory, inject=inject)
         self.driver_table: tuple[str, Path] = ("software", self.driver)
 
 

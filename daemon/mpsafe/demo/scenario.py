@@ -3,8 +3,6 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
 from mpsafe.client import Client
+from mpsafe.demo.daemon import Daemon
 from mpsafe.demo.hosts import Host
 from mpsafe.demo.supervisor import Supervisor
 from mpsafe.demo.traffic import Sample, Traffic
@@ -187,40 +186,9 @@ def _tenant(name: str, host: Host, directory: Path, mpsafe: str | None, result: 
 @contextlib.contextmanager
 def daemon(host: Host, directory: Path, notes: list[Note]) -> Generator[str]:
     """mpsafed on this host; yields its socket once it answers."""
-    address = os.fspath(directory / "mpsafed.sock")
-    config = directory / "mpsafe.toml"
-    kind, driver = host.driver_table
-    tenants = "".join(f'[[tenant]]\nname = "{name}"\n' for name in TENANTS)
-    config.write_text(
-        f'[daemon]\nsocket = "{address}"\nstate_directory = "{directory / "state"}"\n'
-        f'[sources]\nkernel_log = "{host.kernel_log}"\n'
-        f'[driver]\nkind = "{kind}"\npath = "{driver}"\n'
-        f'[mps]\nmode = "adopt"\ncontrol = "{host.control_program}"\n'
-        f'pipe_directory = "{host.pipe_directory}"\nlog_directory = "{host.log_directory}"\n'
-        f'[vault]\nkeeper = "{directory / "keeper"}"\n{tenants}'
-    )
-    with (directory / "mpsafed.log").open("wb") as log:
-        command: list[str | Path] = [sys.executable, "-m", "mpsafed.main", "--config", config]
-        process = subprocess.Popen(command, env=host.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            _until_it_answers(address, process)
-            threading.Thread(target=_follow, args=(address, notes), daemon=True).start()
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _until_it_answers(address: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with Client(address) as client:
-                client.describe()
-            return
-        except DaemonUnreachable:
-            time.sleep(POLL_SECONDS)
-    raise DemoCannotRun(f"mpsafed did not answer on {address}; status {process.poll()}")
+    with Daemon(host, directory, TENANTS) as started:
+        threading.Thread(target=_follow, args=(started.socket, notes), daemon=True).start()
+        yield started.socket
 
 
 def _follow(address: str, notes: list[Note]) -> None:
