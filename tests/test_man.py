@@ -15,6 +15,7 @@ import pytest
 import mpsafe.cli
 from mpsafe import model
 from mpsafe.arena.board.rows import Board, Row
+from mpsafe.arena.live.figures import LiveFigures, Verdict
 from mpsafe.arena.pairing import Paired, Pairing
 from mpsafe.arena.regrade import Regrade
 from mpsafe.arena.validation import Problem
@@ -54,6 +55,8 @@ OBJECTS = {
     "takeover": model.Takeover,
     "board": Board,
     "row": Row,
+    "live figures": LiveFigures,
+    "verdict": Verdict,
     "pairing": Pairing,
     "paired figure": Paired,
     "problem": Problem,

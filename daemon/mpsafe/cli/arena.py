@@ -23,6 +23,8 @@ MODULES: Final = {
     "compare": "arena_judging",
     "curve": "arena_judging",
     "board": "arena_board",
+    "live": "arena_live",
+    "replay": "arena_live",
 }
 
 
