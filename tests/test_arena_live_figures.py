@@ -23,7 +23,7 @@ from mpsafe.cli import cli
 from mpsafe.errors import BadArenaFile
 
 PRICES = {"small": 1e-6, "large": 1e-5}
-IDLE = ModelState(healthy=True, resident=True, generation=1, queue=0, outstanding=0, oldest_s=0.0)
+IDLE = ModelState(healthy=True, resident=True, generation=1, queue=0, outstanding=0, silent_s=0.0)
 
 
 def decided(number: int, at_s: float, picked: str, status: Status = "right", took_s: float = 0.05) -> Decision:
@@ -102,7 +102,7 @@ def routed_at(age_s: float, **models: ModelState) -> tuple[str, StateAware]:
         replace(IDLE, healthy=False),
         replace(IDLE, resident=False),
         replace(IDLE, outstanding=6),
-        replace(IDLE, outstanding=1, oldest_s=0.6),
+        replace(IDLE, outstanding=1, silent_s=0.6),
         replace(IDLE, failed_s=0.2),
     ],
 )
@@ -111,6 +111,8 @@ def test_what_does_not_answer_is_avoided(state: ModelState) -> None:
     assert routed(a=state, b=IDLE, c=IDLE)[0] == "b"
     assert routed(a=state, b=replace(IDLE, queue=2), c=IDLE)[0] == "c"
     assert routed(a=state, b=state, c=state)[0] == "a", "nobody is better"
+    busy, down = replace(IDLE, outstanding=9, silent_s=9, failed_s=0.0), replace(IDLE, healthy=False)
+    assert routed(a=down, b=busy, c=down)[0] == "b", "busy is better than down"
     assert routed(a=state, c=IDLE)[0] == "c", "what nobody knows of does not answer"
 
 
@@ -123,13 +125,20 @@ def test_an_old_reading_is_not_believed() -> None:
 
 
 def test_what_is_outstanding() -> None:
-    outstanding = Outstanding()
+    clock = [10.0]
+    outstanding = Outstanding(lambda: clock[0])
     outstanding.began("a", 1)
+    clock[0] = 11.0
     outstanding.began("a", 2)
-    assert outstanding.of("a")[0] == 2 and outstanding.of("b") == (0, 0.0)
-    outstanding.ended("a", 1, answered=False)
-    assert outstanding.of("a")[0] == 1 and outstanding.failed("a") is not None
+    assert outstanding.of("a") == (2, 1.0) and outstanding.of("b") == (0, 0.0)
+    clock[0] = 12.0
     outstanding.ended("a", 2, answered=True)
+    clock[0] = 12.5
+    assert outstanding.of("a") == (1, 0.5), "who answers others is busy, and not silent"
+    outstanding.ended("a", 1, answered=False)
+    assert outstanding.of("a") == (0, 0.0) and outstanding.failed("a") == 12.5
+    outstanding.began("a", 3)
+    outstanding.ended("a", 3, answered=True)
     assert outstanding.failed("a") is None
 
 

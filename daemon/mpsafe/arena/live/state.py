@@ -4,6 +4,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Final, Self
 
 from mpsafe.arena.routers.aware import ModelState, Seen
@@ -19,26 +20,29 @@ LOOK_S: Final = 0.1
 
 
 class Outstanding:
-    """Requests of this router that are not answered yet. Used by several threads."""
+    """Requests of this router that are not answered yet. Used by several threads. `now`: a clock, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._since: dict[str, dict[int, float]] = {}
+        self._answered: dict[str, float] = {}
         self._failed: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def began(self, model: str, query: int) -> None:
         """A request was sent."""
         with self._lock:
-            self._since.setdefault(model, {})[query] = time.monotonic()
+            self._since.setdefault(model, {})[query] = self._now()
 
     def ended(self, model: str, query: int, *, answered: bool) -> None:
         """It was answered, or given up."""
         with self._lock:
             self._since[model].pop(query, None)
             if answered:
+                self._answered[model] = self._now()
                 self._failed.pop(model, None)
             else:
-                self._failed[model] = time.monotonic()
+                self._failed[model] = self._now()
 
     def failed(self, model: str) -> float | None:
         """When the last request failed, CLOCK_MONOTONIC in seconds, if none was answered since."""
@@ -46,10 +50,12 @@ class Outstanding:
             return self._failed.get(model)
 
     def of(self, model: str) -> tuple[int, float]:
-        """How many, and for how many seconds the oldest waits."""
+        """How many, and for how many seconds an answer has been owed while none came."""
         with self._lock:
             found = self._since.get(model, {})
-            return len(found), time.monotonic() - min(found.values()) if found else 0.0
+            if not found:
+                return 0, 0.0
+            return len(found), self._now() - max(min(found.values()), self._answered.get(model, 0.0))
 
 
 class HostState:
@@ -81,14 +87,14 @@ class HostState:
         header = page.header()
         models: dict[str, ModelState] = {}
         for tenant in page.tenants():
-            count, oldest_s = self._outstanding.of(tenant.name)
+            count, silent_s = self._outstanding.of(tenant.name)
             models[tenant.name] = ModelState(
                 healthy=tenant.health == "healthy",
                 resident=tenant.resident_bytes > 0,
                 generation=tenant.generation,
                 queue=tenant.queue + tenant.in_flight,
                 outstanding=count,
-                oldest_s=oldest_s,
+                silent_s=silent_s,
                 failed_s=self._failed_s(tenant.name, tenant.generation),
             )
         age_s = (time.monotonic_ns() - header.heartbeat_ns) / 1e9

@@ -13,15 +13,16 @@ __all__ = ["AGE_MAX_S", "ModelState", "Seen", "StateAware"]
 
 AGE_MAX_S: Final = 3.0
 OUTSTANDING_MAX: Final = 6
-WAITS_MAX_S: Final = 0.5
+SILENT_MAX_S: Final = 0.5
 FAILED_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
     """What is known of one model. `resident`: its weights are on the device, as it says itself; `queue`: requests that
-    it has, from anybody; `outstanding`: those of this router, of which the oldest waits for `oldest_s` seconds;
-    `failed_s`: how long ago its last request to this generation failed, None where one was answered since.
+    it has, from anybody; `outstanding`: those of this router; `silent_s`: for how long it has owed this router an
+    answer and given none; `failed_s`: how long ago the last request to this generation failed, None where one was
+    answered since.
     """
 
     healthy: bool
@@ -29,7 +30,7 @@ class ModelState:
     generation: int
     queue: int
     outstanding: int
-    oldest_s: float
+    silent_s: float
     failed_s: float | None = None
 
 
@@ -51,7 +52,8 @@ class Seen:
 
 
 class StateAware(Router):
-    """Takes what `base` picks, unless that is known not to answer: then the least busy of those that may.
+    """Takes what `base` picks, unless that is known not to answer: then the least busy of those that may. Where all
+    are busy or silent, of those of which at least the host does not say that they are down.
 
     `models`: all of them, the cheapest first, which is taken of equally busy ones. `look` reads the host; `seen` is
     what was looked at last.
@@ -67,22 +69,24 @@ class StateAware(Router):
     def route(self, query: Query) -> str:
         wanted = self._base.route(query)
         seen = self.seen = self._look()
-        may = [model for model in self._models if answers(seen, model)]
+        up = [model for model in self._models if _up(seen, model)]
+        may = [model for model in up if _answers(seen.models[model])] or up
         if wanted in may or not may:
             return wanted
         return min(may, key=lambda model: _busy(seen, model))
 
 
-def answers(seen: Seen, model: str) -> bool:
-    """Whether a model may be expected to answer. What waits for long is not asked again until that has ended."""
+def _up(seen: Seen, model: str) -> bool:
+    """As the host says, if it says anything that can be believed."""
     state = seen.models.get(model)
-    if state is None:
+    return state is not None and (seen.stale or (state.healthy and state.resident))
+
+
+def _answers(state: ModelState) -> bool:
+    """By this router's own requests: what is silent or has just failed is left alone for a while."""
+    if state.outstanding >= OUTSTANDING_MAX or state.silent_s > SILENT_MAX_S:
         return False
-    if state.outstanding >= OUTSTANDING_MAX or state.oldest_s > WAITS_MAX_S:
-        return False
-    if state.failed_s is not None and state.failed_s < FAILED_S:
-        return False
-    return seen.stale or (state.healthy and state.resident)
+    return state.failed_s is None or state.failed_s >= FAILED_S
 
 
 def _busy(seen: Seen, model: str) -> int:
