@@ -208,3 +208,23 @@ def test_a_recorded_run_that_is_broken(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(BadArenaFile, match="missing required field"):
         record.read(tmp_path)
+
+
+def test_a_live_run_on_a_board(tmp_path: Path) -> None:
+    record.write(tmp_path / "live", made_up())
+    board = tmp_path / "board"
+    assert arena("board", "add", board, tmp_path / "live" / "run.json") is None
+    assert arena("board", "check", board) == 0
+    (told,) = json.loads((board / "board.json").read_text())["live"]
+    assert (told["name"], told["verdict"]["only_aware"], len(told["figures"])) == ("r", 1, 3)
+    assert (board / "board.html").read_text().count("is down by kill") == 2
+    assert "beats its health-blind twin" in (board / "board.md").read_text()
+    (kept,) = (board / "inputs").glob("trace-*.jsonl")
+    kept.write_text(kept.read_text().replace("late", "right"))
+    with pytest.raises(BadArenaFile, match="not what its name says"):
+        arena("board", "check", board)
+
+
+def arena(*arguments: str | Path) -> object:
+    words = ["arena", *map(str, arguments)]
+    return CliRunner().invoke(cli, words, standalone_mode=False, catch_exceptions=False).return_value

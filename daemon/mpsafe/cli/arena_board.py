@@ -9,7 +9,7 @@ import click
 
 from mpsafe.arena.board.inputs import Inputs, keep, load, save
 from mpsafe.arena.board.inputs import add as with_input
-from mpsafe.arena.board.page import FILES, drift
+from mpsafe.arena.board.page import FILES, drift, members
 from mpsafe.arena.board.page import update as rebuild
 from mpsafe.arena.board.rows import Board
 from mpsafe.arena.prices import RULES, Rules
@@ -49,7 +49,7 @@ def add(
     prices_path: Path | None,
     rules: Rules | None,
 ) -> None:
-    """Add graded prediction files, cached results or a table of published rows, and build the board anew."""
+    """Add graded predictions, cached results, published rows or a live run's run.json, and build the board anew."""
     if len(paths) > 1 and (name or robustness):
         raise BadRequest("name", "one FILE with --name or --robustness", str(len(paths)))
     inputs = load(directory)
@@ -132,7 +132,7 @@ def watch(directory: Path, every: float, once: bool) -> None:
 
 def _tell(found: Board, *, as_json: bool) -> None:
     if as_json:
-        print_json("mpsafe.board/1", board=found)
+        print_json("mpsafe.board/1", board=members(found))
         return
     shown = table("", "group", "router", "arena#", "95 %", "accuracy#", "$/1K#", "robustness#", "queries#")
     for row in found.rows:

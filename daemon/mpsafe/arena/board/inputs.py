@@ -12,6 +12,7 @@ import msgspec
 
 from mpsafe.arena.choices import commitment_path, verify
 from mpsafe.arena.files import contents, decode, read_cached, read_predictions
+from mpsafe.arena.live import record
 from mpsafe.arena.prices import Rules
 from mpsafe.arena.table import digest
 from mpsafe.errors import BadArenaFile, BadRequest
@@ -21,7 +22,7 @@ __all__ = ["Entry", "Inputs", "Kind", "add", "load", "save"]
 LIST: Final = "inputs.json"
 DIRECTORY: Final = "inputs"
 
-Kind = Literal["predictions", "cached", "published"]
+Kind = Literal["predictions", "cached", "published", "live"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Entry:
     """One input. `file`: its name in the directory of inputs, which ends in the digest of its content.
 
     `robustness`: the picks on paraphrased prompts; `comparable`: false for what has seen data that it is judged on;
-    `decision_p50_ms`, `decision_p95_ms`: as its commitment says, None where there is none.
+    `trace`: the decisions of a live run; `decision_p50_ms`, `decision_p95_ms`: as its commitment says, None where
+    there is none.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Entry:
     robustness: str | None = None
     affiliation: str = ""
     comparable: bool = True
+    trace: str | None = None
     decision_p50_ms: float | None = None
     decision_p95_ms: float | None = None
 
@@ -93,12 +96,13 @@ def add(
     kind = _kind(path)
     committed = verify(path, read_predictions(path)) if commitment_path(path).exists() else None
     entry = Entry(
-        name=name or path.stem,
+        name=name or (record.read(path.parent).router if kind == "live" else path.stem),
         kind=kind,
         file=keep(board, path),
         robustness=keep(board, robustness) if robustness else None,
         affiliation=affiliation,
         comparable=comparable and (committed is None or committed.comparable),
+        trace=keep(board, path.with_name(record.FILES[1])) if kind == "live" else None,
         decision_p50_ms=committed.decision_p50_ms if committed else None,
         decision_p95_ms=committed.decision_p95_ms if committed else None,
     )
@@ -127,6 +131,8 @@ def place(board: Path, file: str) -> Path:
 
 
 def _kind(path: Path) -> Kind:
+    if path.name == record.FILES[0]:
+        return "live"
     if path.suffix == ".jsonl":
         read_cached(path)
         return "cached"
@@ -135,7 +141,11 @@ def _kind(path: Path) -> Kind:
         return "predictions"
     if path.suffix == ".csv":
         return "published"
-    raise BadRequest("FILE", "a prediction file (.json), cached results (.jsonl) or published rows (.csv)", path.name)
+    raise BadRequest(
+        "FILE",
+        "a prediction file (.json), cached results (.jsonl), published rows (.csv) or a live run (run.json)",
+        path.name,
+    )
 
 
 def _files(inputs: Inputs) -> Iterator[str]:
@@ -143,5 +153,4 @@ def _files(inputs: Inputs) -> Iterator[str]:
         yield inputs.prices
     for entry in inputs.entries:
         yield entry.file
-        if entry.robustness:
-            yield entry.robustness
+        yield from filter(None, (entry.robustness, entry.trace))

@@ -2,18 +2,19 @@
 """A board as JSON, as Markdown in RouterArena's columns, and as one page that needs no network."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from mpsafe.arena.board.inputs import load
 from mpsafe.arena.board.rows import Board, build
 from mpsafe.arena.domains import CLASSES
+from mpsafe.arena.live.page import chart
 
-__all__ = ["FILES", "drift", "render", "update"]
+__all__ = ["FILES", "drift", "members", "render", "update"]
 
 FILES: Final = ("board.json", "board.md", "board.html")
 WIDTH: Final = 760
@@ -43,8 +44,16 @@ def drift(board: Path) -> list[str]:
 
 def render(found: Board) -> dict[str, str]:
     """The texts of the three files by name. The same board gives the same bytes."""
-    told = msgspec.json.format(msgspec.json.encode({"shape": "mpsafe.board/1", **asdict(found)}), indent=2).decode()
-    return {"board.json": told + "\n", "board.md": _markdown(found), "board.html": _html(found)}
+    told = msgspec.json.format(msgspec.json.encode({"shape": "mpsafe.board/1", **members(found)}), indent=2)
+    return {"board.json": told.decode() + "\n", "board.md": _markdown(found), "board.html": _html(found)}
+
+
+def members(found: Board) -> dict[str, Any]:
+    """A board as JSON has it: the decisions of live runs stay in the inputs."""
+    told = asdict(replace(found, live=[]))
+    live = [{"name": one.name, "device": one.device, "seed": one.seed, "figures": one.figures, "verdict": one.verdict}
+            for one in found.live]  # fmt: skip
+    return {**told, "live": live}
 
 
 def _markdown(found: Board) -> str:
@@ -69,7 +78,8 @@ def _markdown(found: Board) -> str:
         f"{about}, {found.draws} draws, seed {found.seed}. Rank: group of routers that cannot be told apart.",
         "",
     ]
-    return "\n".join([*lines, *(f"* {note}" for note in found.notes), ""])
+    live = [f"* Live, {one.name}: {one.verdict.sentence} {one.device}." for one in found.live if one.verdict]
+    return "\n".join([*lines, *(f"* {note}" for note in found.notes), *live, ""])
 
 
 def _dash(value: float | None) -> str:
@@ -78,7 +88,7 @@ def _dash(value: float | None) -> str:
 
 def _html(found: Board) -> str:
     environment = Environment(
-        loader=PackageLoader("mpsafe.arena", "board"),
+        loader=ChoiceLoader([PackageLoader("mpsafe.arena", part) for part in ("board", "live")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -89,6 +99,7 @@ def _html(found: Board) -> str:
     return environment.get_template("page.jinja").render(
         board=found, points=_points(found), ticks=_ticks(found), width=WIDTH, height=HEIGHT, edge=EDGE,
         levels=levels, domains=domains, data=[asdict(row) for row in found.rows],
+        live=[(one, chart(one.run)) for one in found.live],
     )  # fmt: skip
 
 

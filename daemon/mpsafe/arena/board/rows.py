@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from mpsafe.arena.board.inputs import Entry, Inputs, digest_of, place
+from mpsafe.arena.board.live import LiveRow, live_rows
 from mpsafe.arena.counted import counted
 from mpsafe.arena.domains import class_of
 from mpsafe.arena.files import read_predictions
@@ -85,6 +86,7 @@ class Board:
     suite: str
     rows: list[Row]
     notes: list[str]
+    live: list[LiveRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def build(board: Path, inputs: Inputs, *, cache: Path | None = None) -> Board:
         suite=", ".join(suites),
         rows=rows,
         notes=_notes(rows),
+        live=live_rows(board, inputs.entries),
     )
 
 

@@ -14,7 +14,7 @@ from mpsafe.arena.live.plan import KINDS
 from mpsafe.arena.live.record import LiveRun, Scored
 from mpsafe.arena.live.runner import Trace
 
-__all__ = ["LINES", "page"]
+__all__ = ["LINES", "chart", "page"]
 
 WIDTH: Final = 1080
 LEFT: Final = 80
@@ -100,17 +100,25 @@ def page(run: LiveRun, scored: Scored) -> str:
         lstrip_blocks=True,
     )
     faulted = [trace for trace in run.traces if trace.faulted]
+    return environment.get_template("page.jinja").render(
+        run=run,
+        scored=scored,
+        lines=_lines(scored),
+        chart=chart(run),
+        happened=[_told(trace, one) for trace in faulted for one in trace.happened],
+        notes=_notes(run),
+    )
+
+
+def chart(run: LiveRun) -> dict[str, Any]:
+    """Both twins' timelines under faults, as timeline.jinja draws them."""
     bottom = TOP + ROW * len(run.prices)
     x = _axis(run.plan.seconds)
     step = max(1, round(run.plan.seconds / 12))
-    return environment.get_template("page.jinja").render(
-        run=run, scored=scored, width=WIDTH, height=bottom + 24, top=TOP, bottom=bottom, left=LEFT,
-        ticks=[{"x": x(second), "label": second} for second in range(0, int(run.plan.seconds) + 1, step)],
-        lines=_lines(scored),
-        timelines=[_timeline(trace, list(run.prices), x) for trace in faulted],
-        happened=[_told(trace, one) for trace in faulted for one in trace.happened],
-        notes=_notes(run),
-    )  # fmt: skip
+    ticks = [{"x": x(second), "label": second} for second in range(0, int(run.plan.seconds) + 1, step)]
+    drawn = [_timeline(trace, list(run.prices), x) for trace in run.traces if trace.faulted]
+    size = {"width": WIDTH, "height": bottom + 24, "top": TOP, "bottom": bottom, "left": LEFT}
+    return {**size, "ticks": ticks, "timelines": drawn}
 
 
 def _axis(seconds: float) -> Callable[[float], float]:

@@ -15,7 +15,7 @@ from mpsafe.arena.live.plan import Plan
 from mpsafe.arena.live.runner import Decision, Trace
 from mpsafe.errors import BadArenaFile
 
-__all__ = ["FILES", "LiveRun", "Scored", "read", "score", "write"]
+__all__ = ["FILES", "LiveRun", "Scored", "read", "read_files", "score", "write"]
 
 FILES: Final = ("run.json", "trace.jsonl")
 
@@ -72,19 +72,22 @@ def write(place: Path, run: LiveRun) -> None:
 
 def read(place: Path) -> LiveRun:
     """A run that was written. BadArenaFile names the file and the line that is none."""
-    path = place / FILES[0]
+    return read_files(*(place / name for name in FILES))
+
+
+def read_files(path: Path, lines: Path) -> LiveRun:
+    """A run by its two files, wherever they are."""
     try:
         run = msgspec.convert(decode(path, contents(path)), LiveRun)
     except msgspec.ValidationError as error:
         raise BadArenaFile(os.fspath(path), "", str(error)) from None
     decisions: Sequence[list[Decision]] = [[] for _ in run.traces]
-    path = place / FILES[1]
-    for number, data in enumerate(contents(path).splitlines(), 1):
+    for number, data in enumerate(contents(lines).splitlines(), 1):
         try:
-            line = msgspec.convert(decode(path, data), _Line)
+            line = msgspec.convert(decode(lines, data), _Line)
             decisions[line.run].append(line.decision)
         except (msgspec.ValidationError, IndexError) as error:
-            raise BadArenaFile(os.fspath(path), f"line {number}", str(error)) from None
+            raise BadArenaFile(os.fspath(lines), f"line {number}", str(error)) from None
     if not all(decisions):
-        raise BadArenaFile(os.fspath(path), "", "a run of run.json has no decision in it")
+        raise BadArenaFile(os.fspath(lines), "", "a run of run.json has no decision in it")
     return replace(run, traces=[replace(one, decisions=own) for one, own in zip(run.traces, decisions, strict=True)])
