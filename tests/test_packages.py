@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will do one real thing that needs a package, twice: as installed, and with the package blocked."""
 
+import json
 import os
 import re
 import subprocess
@@ -148,6 +149,46 @@ TORCH_USES = [
 ]
 
 
+MATRIX = """
+import numpy as np
+from mpsafe.arena.matrix import Matrix
+from mpsafe.arena.routers import Query, make
+
+words = [f"word{row} and {row % 3}" for row in range(12)]
+score = np.tile([[0.0, 1.0], [1.0, 0.0]], (6, 1))
+known = Matrix(words, words, [""] * 12, ["a", "b"], score, np.full((12, 2), 1e-4), "made")
+assert make("ROUTER", known).route(Query("q", "word1")) in known.models
+"""
+
+# Of the extra `arena`.
+ARENA_USES = [
+    Use(
+        "jinja2",
+        ("jinja2",),
+        "from mpsafe.arena.board.page import render; from mpsafe.arena.board.rows import Board;"
+        "assert 'Routers' in render(Board('2026-07', .1, 0, 9, None, '', [], [], []))['board.html']",
+    ),
+    Use(
+        "polars",
+        ("polars",),
+        "from pathlib import Path; from mpsafe.arena.matrix import from_table;"
+        "Path('t.csv').write_text('query,model,score\\nq,a,1\\n'); assert from_table(Path('t.csv')).models == ['a']",
+    ),
+    Use(
+        "pyyaml",
+        ("yaml",),
+        "from mpsafe.arena.live import plan; assert 'kind' in plan.written(plan.draw(seed=0, seconds=9, rate=1))",
+    ),
+    Use("scikit-learn", ("sklearn",), MATRIX.replace("ROUTER", "knn")),
+    Use("scipy", ("scipy",), MATRIX.replace("ROUTER", "irt")),
+    Use(
+        "sympy",
+        ("sympy",),
+        "from mpsafe.arena.grading.mathematics import equal; assert equal('x + 1', '1 + x')",
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Mapping[str, str], None, None]:
     with SoftwareHost(tmp_path_factory.mktemp("host") / "gpu") as host:
@@ -161,7 +202,9 @@ def attempt(program: str, environment: Mapping[str, str], folder: Path) -> "subp
 
 
 @pytest.mark.parametrize(
-    "use", [*USES, *(pytest.param(use, marks=requires("torch")) for use in TORCH_USES)], ids=lambda use: use.package
+    "use",
+    [*USES, *(pytest.param(use, marks=requires("torch")) for use in TORCH_USES)],
+    ids=lambda use: use.package,
 )
 def test_package_is_used(use: Use, environment: Mapping[str, str], tmp_path: Path) -> None:
     run = attempt(use.program, environment, tmp_path / "installed")
@@ -171,7 +214,43 @@ def test_package_is_used(use: Use, environment: Mapping[str, str], tmp_path: Pat
     assert "is blocked" in run.stderr
 
 
+ONE_PROCESS = """
+import json, sys
+
+uses = json.loads(sys.stdin.read())
+for modules, program in uses:
+    exec(program, {})
+for modules, program in uses:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mpsafe", *modules)]:
+        del sys.modules[name]
+    exec(BLOCKED.format(modules=set(modules)), {})
+    try:
+        exec(program, {})
+    except ImportError as error:
+        assert "is blocked" in str(error), error
+    else:
+        raise AssertionError(f"{modules} are not used")
+    del sys.meta_path[0]
+"""
+
+
+def test_packages_of_the_arena_are_used(environment: Mapping[str, str], tmp_path: Path) -> None:
+    """All in one process, since they take seconds to import."""
+    program = f"BLOCKED = {BLOCKED!r}\n{ONE_PROCESS}"
+    told = json.dumps([[use.modules, use.program] for use in ARENA_USES])
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(
+        command, env=environment, cwd=tmp_path, input=told, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
 def test_no_dependency_is_without_a_use() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    for wanted, uses in ((project["dependencies"], USES), (project["optional-dependencies"]["torch"], TORCH_USES)):
+    extras = project["optional-dependencies"]
+    for wanted, uses in (
+        (project["dependencies"], USES),
+        (extras["arena"], ARENA_USES),
+        (extras["torch"], TORCH_USES),
+    ):
         assert [re.split(r"[<>=]", each)[0] for each in wanted] == [use.package for use in uses]
