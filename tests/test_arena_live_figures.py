@@ -27,7 +27,7 @@ IDLE = ModelState(healthy=True, resident=True, generation=1, queue=0, outstandin
 
 
 def decided(number: int, at_s: float, picked: str, status: Status = "right", took_s: float = 0.05) -> Decision:
-    return Decision(number, at_s, "abcd", picked, 100.0, status, took_s)
+    return Decision(number, at_s, "abcd", picked, 100.0, status, took_s, busy_s=took_s / 2)
 
 
 def trace(decisions: list[Decision], downs: list[Down], *, aware: bool = False, faulted: bool = True) -> Trace:
@@ -60,6 +60,7 @@ def test_figures_by_hand() -> None:
     assert (blind.availability, blind.misroutes, blind.avoid_s, blind.return_s) == (50.0, 2, 1.5, 0.5)
     assert (aware.availability, aware.misroutes, aware.avoid_s, aware.return_s) == (75.0, 1, 0.5, 0.5)
     assert blind.collateral_ms is None
+    assert aware.device_s_per_1k == pytest.approx(1000 * (0.05 + 0.001 + 0.3 + 0.05) / 2 / 4)
     assert aware.collateral_ms == pytest.approx(300)
     assert aware.collateral_ratio == pytest.approx(3)
     assert aware.cost_per_1k == pytest.approx(1000 * 12 * (2e-6 + 1e-5) / 4)

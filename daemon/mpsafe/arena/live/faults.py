@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from mpsafe.arena.live.host import LiveHost
 from mpsafe.arena.live.plan import Fault
@@ -65,7 +65,10 @@ class Injector:
             self._threads.append(thread)
             thread.start()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Waits for what has begun; nothing new begins."""
         self._stopping.set()
         for thread in self._threads:

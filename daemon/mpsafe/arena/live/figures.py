@@ -22,8 +22,9 @@ class LiveFigures:
     another one was not; `avoid_s`: the longest that a model that was down was still picked, `return_s`: the longest
     that one was not picked again once it answered, None where that was never; `stale`: decisions on a reading that was
     too old; `slow_ms`: p99 of right answers, `collateral_ms`: of models that were up while another was down, and
-    `collateral_ratio` that beside the same queries of the run without faults; `resilience`: the arena score beside that
-    of the run without faults.
+    `collateral_ratio` that beside the same queries of the run without faults; `device_s_per_1k`: seconds that the
+    device worked for 1,000 queries, as the models measure it; `resilience`: the arena score beside that of the run
+    without faults.
     """
 
     router: str
@@ -42,6 +43,7 @@ class LiveFigures:
     collateral_ratio: float | None
     decision_p50_us: float
     decision_p99_us: float
+    device_s_per_1k: float
     cost_per_1k: float
     arena_score: float
     resilience: float | None
@@ -86,6 +88,7 @@ def figures(trace: Trace, prices: Mapping[str, float], undisturbed: Trace | None
         collateral_ratio=ratio,
         decision_p50_us=float(np.percentile(decisions_us, 50)),
         decision_p99_us=float(np.percentile(decisions_us, 99)),
+        device_s_per_1k=1000 * sum(one.busy_s for one in trace.decisions) / count,
         cost_per_1k=cost_per_1k,
         arena_score=100 * score,
         resilience=100 * 100 * score / before if before else None,

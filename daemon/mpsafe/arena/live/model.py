@@ -4,9 +4,9 @@
     python -m mpsafe.arena.live.model TENANT MPSAFED PATH SHAPE
 
 Requests are packets on the Unix socket PATH (SOCK_SEQPACKET), JSON: {"prompt": hexadecimal, "tokens": how many}. The
-answer is {"said": hexadecimal}. One request at a time is computed; the others wait. Queue, in flight, latency and
-residency are reported to mpsafed when they have changed, four times a second at most. "ready PID NS" (CLOCK_MONOTONIC)
-on standard output says when it answers from now on. A CUDA error ends it.
+answer is {"said": hexadecimal, "busy_s": for how long the device worked on it}. One request at a time is computed; the
+others wait. Queue, in flight, latency and residency are reported to mpsafed when they have changed, four times a second
+at most. "ready PID NS" (CLOCK_MONOTONIC) on standard output says when it answers from now on. A CUDA error ends it.
 """
 
 import contextlib
@@ -87,10 +87,11 @@ class Service:
         self.busy = 1
         began = time.monotonic()
         said = self._say(prompt, ask.tokens)
-        self.latency_s += SMOOTH * (time.monotonic() - began - self.latency_s)
+        busy_s = time.monotonic() - began
+        self.latency_s += SMOOTH * (busy_s - self.latency_s)
         self.busy = 0
         with contextlib.suppress(OSError):
-            peer.send(json.dumps({"said": said.hex()}).encode())
+            peer.send(json.dumps({"said": said.hex(), "busy_s": busy_s}).encode())
         return True
 
     def _say(self, prompt: bytes, tokens: int) -> bytes:

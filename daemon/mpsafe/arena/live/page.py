@@ -74,6 +74,7 @@ LINES: Final = (
     ),
     Line(lambda one: one.decision_p50_us, "decision p50, us", "{:.0f}", "the router alone"),
     Line(lambda one: one.decision_p99_us, "decision p99, us", "{:.0f}", "the router alone"),
+    Line(lambda one: one.device_s_per_1k, "device s per 1,000", "{:.1f}", "as the models measure it, waiting aside"),
     Line(
         lambda one: one.cost_per_1k,
         "$ per 1,000 (nominal)",

@@ -34,7 +34,8 @@ PACKET_MAX: Final = 4096
 
 
 class _Said(msgspec.Struct):
-    said: str
+    said: str = ""
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class Decision:
     """One query: what was picked, what was known then, and what became of it. Times in seconds of the run.
 
     `status`: right; wrong, another answer than the model gives undisturbed; refused, nobody listened; cut, the
-    connection ended; late, no answer within 1.5 s. `age_s`, `epoch`, `sequence`: of the reading that the router looked
-    at, None where it looks at none.
+    connection ended; late, no answer within 1.5 s. `busy_s`: for how long the device worked on it. `age_s`, `epoch`,
+    `sequence`: of the reading that the router looked at, None where it looks at none.
     """
 
     query: int
@@ -53,6 +54,7 @@ class Decision:
     decision_us: float
     status: Status
     took_s: float
+    busy_s: float = 0.0
     epoch: int | None = None
     sequence: int | None = None
     age_s: float | None = None
@@ -79,10 +81,10 @@ def undisturbed(live: LiveHost) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for name, one in live.models.items():
         for prompt in PROMPTS:
-            said, status = _ask(one.path, prompt, patience_s=60.0)
+            answer, status = _ask(one.path, prompt, patience_s=60.0)
             if status != "right":
                 raise DemoCannotRun(f"the model {name} does not answer an undisturbed request: {status}")
-            found[name, prompt] = said
+            found[name, prompt] = answer.said
     return found
 
 
@@ -98,9 +100,8 @@ def drive(
 ) -> Trace:
     """Asks as the plan's seed has it, and has its faults happen meanwhile."""
     arrivals = schedule(plan)
-    injector = Injector(live, plan.faults if faulted else ())
     pending: list[Future[Decision]] = []
-    with ThreadPoolExecutor(THREADS) as pool:
+    with Injector(live, plan.faults if faulted else ()) as injector, ThreadPoolExecutor(THREADS) as pool:
         zero_ns = time.monotonic_ns()
         injector.start(zero_ns)
         for number, (at_s, prompt) in enumerate(arrivals):
@@ -110,7 +111,6 @@ def drive(
             path, wanted = live.models[decided.picked].path, expected[decided.picked, prompt]
             pending.append(pool.submit(_answered, decided, path, wanted, outstanding, zero_ns))
         results = [one.result() for one in pending]
-    injector.close()
     live.until_ready()
     happened = sorted(injector.happened, key=lambda one: one.began_s)
     return Trace(
@@ -140,32 +140,32 @@ def _decide(router: Router, number: int, prompt: str, zero_ns: int) -> Decision:
 
 
 def _answered(decided: Decision, path: Path, wanted: str, outstanding: Outstanding, zero_ns: int) -> Decision:
-    said, status = _ask(path, decided.prompt, patience_s=PATIENCE_S)
+    answer, status = _ask(path, decided.prompt, patience_s=PATIENCE_S)
     outstanding.ended(decided.picked, decided.query, answered=status == "right")
     took_s = (time.monotonic_ns() - zero_ns) / 1e9 - decided.at_s
-    if status == "right" and said != wanted:
+    if status == "right" and answer.said != wanted:
         status = "wrong"
-    return replace(decided, status=status, took_s=took_s)
+    return replace(decided, status=status, took_s=took_s, busy_s=answer.busy_s)
 
 
-def _ask(path: Path, prompt: str, *, patience_s: float) -> tuple[str, Status]:
+def _ask(path: Path, prompt: str, *, patience_s: float) -> tuple[_Said, Status]:
     """What was said; `right` is any answer here."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(patience_s)
         try:
             sock.connect(os.fspath(path))
         except OSError:
-            return "", "refused"
+            return _Said(), "refused"
         try:
             sock.send(json.dumps({"prompt": prompt.encode().hex(), "tokens": TOKENS}).encode())
             packet = sock.recv(PACKET_MAX)
         except TimeoutError:
-            return "", "late"
+            return _Said(), "late"
         except OSError:
-            return "", "cut"
+            return _Said(), "cut"
     if not packet:
-        return "", "cut"
+        return _Said(), "cut"
     try:
-        return msgspec.json.decode(packet, type=_Said).said, "right"
+        return msgspec.json.decode(packet, type=_Said), "right"
     except msgspec.DecodeError:
-        return "", "wrong"
+        return _Said(), "wrong"
