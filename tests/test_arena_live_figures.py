@@ -79,12 +79,17 @@ def test_a_model_that_does_not_come_back_or_is_not_picked_again() -> None:
 
 
 def test_the_verdict_says_who_won() -> None:
-    found = verdict(AWARE, BLIND)
-    assert (found.beats, found.only_aware, found.only_blind, found.p) == (True, 1, 0, 1.0)
-    assert "beats its health-blind twin: 75.0 % against 50.0 % of 4 queries" in found.sentence
-    lost = verdict(BLIND, AWARE)
+    few = verdict(AWARE, BLIND)
+    assert (few.beats, few.only_aware, few.only_blind, few.p) == (False, 1, 0, 1.0)
+    assert "does not surely beat, its health-blind twin: 75.0 % against 50.0 % of 4 queries" in few.sentence
+    good = trace([decided(number, 1.0, "small") for number in range(6)], [])
+    bad = trace([decided(number, 1.0, "small", "cut") for number in range(6)], [])
+    found = verdict(good, bad)
+    assert found.beats and found.p == pytest.approx(2 / 64)
+    assert "beats its health-blind twin: 100.0 % against 0.0 % of 6 queries" in found.sentence
+    lost = verdict(bad, good)
     assert not lost.beats and "does NOT beat" in lost.sentence
-    assert not verdict(AWARE, AWARE).beats
+    assert "does NOT beat" in verdict(good, good).sentence
 
 
 def routed(**models: ModelState) -> tuple[str, StateAware]:
@@ -188,10 +193,14 @@ def test_a_recorded_run_is_scored_again(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["arena", "replay", str(tmp_path), "--json"], standalone_mode=False)
     assert done.exception is None, done.exception
     told = json.loads(done.output)
-    assert told["verdict"]["beats"] and [one["availability"] for one in told["figures"]] == [100.0, 50.0, 75.0]
+    assert told["verdict"]["only_aware"] == 1 and [one["availability"] for one in told["figures"]] == [
+        100.0,
+        50.0,
+        75.0,
+    ]
     drawn = (tmp_path / "live.html").read_text()
     assert drawn == page(made_up(), record.score(made_up()))
-    assert "beats its health-blind twin" in drawn and "http" not in drawn
+    assert "does not surely beat, its health-blind twin" in drawn and "http" not in drawn
     assert drawn.count("#c62f24") == 3 and drawn.count("is down by kill") == 2
 
 
@@ -219,7 +228,7 @@ def test_a_live_run_on_a_board(tmp_path: Path) -> None:
     (told,) = json.loads((board / "board.json").read_text())["live"]
     assert (told["name"], told["verdict"]["only_aware"], len(told["figures"])) == ("r", 1, 3)
     assert (board / "board.html").read_text().count("is down by kill") == 2
-    assert "beats its health-blind twin" in (board / "board.md").read_text()
+    assert "does not surely beat, its health-blind twin" in (board / "board.md").read_text()
     (kept,) = (board / "inputs").glob("trace-*.jsonl")
     kept.write_text(kept.read_text().replace("late", "right"))
     with pytest.raises(BadArenaFile, match="not what its name says"):

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from mpsafe.arena.scoring import arena_score
 from mpsafe.arena.statistics import mcnemar
 
 __all__ = ["LiveFigures", "Verdict", "figures", "verdict"]
+
+SURE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class LiveFigures:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Both twins on the same queries under the same faults. `only_aware`, `only_blind`: answered right by that one
-    alone; `p`: McNemar's exact test of those. `beats`: the one that looks at the host answered more.
+    alone; `p`: McNemar's exact test of those. `beats`: the one that looks at the host answered more, and p < 0.05.
     """
 
     beats: bool
@@ -96,16 +99,16 @@ def figures(trace: Trace, prices: Mapping[str, float], undisturbed: Trace | None
 
 
 def verdict(aware: Trace, blind: Trace) -> Verdict:
-    """Whether the router that looks at the host answered more of the same queries."""
+    """Whether the router that looks at the host answered more of the same queries, surely."""
     one, other = (np.asarray([each.status == "right" for each in trace.decisions], float) for trace in (aware, blind))
     only_aware, only_blind, p = mcnemar(one, other)
-    beats = bool(one.sum() > other.sum())
+    more = bool(one.sum() > other.sum())
+    beats = more and p < SURE
     shares = f"{100 * one.mean():.1f} % against {100 * other.mean():.1f} % of {len(one)} queries answered right"
     sure = f"{only_aware} by it alone, {only_blind} by the other alone, McNemar p = {p:.2g}"
-    what = "beats" if beats else "does NOT beat"
-    return Verdict(
-        beats, only_aware, only_blind, p, f"The state-aware router {what} its health-blind twin: {shares} ({sure})."
-    )
+    what = "beats" if beats else "answered more than, but does not surely beat," if more else "does NOT beat"
+    sentence = f"The state-aware router {what} its health-blind twin: {shares} ({sure})."
+    return Verdict(beats, only_aware, only_blind, p, sentence)
 
 
 def _cost(one: Decision, prices: Mapping[str, float]) -> float:
