@@ -19,6 +19,7 @@ from mpsafe.errors.endings import (
     SoftwareGpuFailed,
 )
 from mpsafe.errors.experts import BadModel, BadTrace, LeaseTooSmall, NotMixture, ShardDamaged
+from mpsafe.errors.profiles import BadDemand, BadProfile, BadSpec, NotMeasured
 from mpsafe.errors.refusals import (
     BadHandle,
     BadRequest,
@@ -60,9 +61,12 @@ __all__ = [
     "BadConfig",
     "BadContent",
     "BadCudaCall",
+    "BadDemand",
     "BadHandle",
     "BadModel",
+    "BadProfile",
     "BadRequest",
+    "BadSpec",
     "BadTensorFile",
     "BadTrace",
     "CannotRun",
@@ -86,6 +90,7 @@ __all__ = [
     "NoStandby",
     "NotComparable",
     "NotGranted",
+    "NotMeasured",
     "NotMixture",
     "NotOurs",
     "NotPermitted",
