@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts pass the stages of a phase one after another: a tandem of pools, in batches of a few prompts."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from mpsafe.operators.model import Floats
+from mpsafe.operators.planner.candidate import Candidate, Times
+from mpsafe.operators.planner.load import Load
+from mpsafe.operators.planner.points import WEIGHTS, Path, solve
+from mpsafe.operators.planner.tables import Machine, Tables, at, working_bytes
+from mpsafe.operators.queueing import BUSIEST, batch_fill_s
+from mpsafe.operators.times import LENGTHS, TOKENS
+
+__all__ = ["least", "ways"]
+
+_BATCHES: Final = (1, 2, 4, 8, 16)  # prompts in an iteration
+_CHUNK: Final = 16384.0  # the most tokens of an iteration
+_WORTH: Final = 0.97  # a larger batch has to bring the time for a prompt down to this part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Services:
+    """Seconds by stage and option: the linear part at any tokens, and the attention of a prompt."""
+
+    table: Tables
+    load: Load
+
+    def linear(self, tokens: float) -> Floats:
+        return at(self.table.linear, TOKENS, tokens)
+
+    def batches(self) -> Iterator[tuple[int, Floats]]:
+        """Prompts in an iteration and its seconds, as long as more of them are worth it."""
+        mean, fastest = self.table.prefill @ self.load.in_lengths.mean(axis=1), math.inf
+        for batch in _BATCHES:
+            tokens = batch * self.load.prompt
+            if batch == 1:
+                service = np.asarray(self.table.linear @ self.load.in_tokens.mean(axis=1) + mean)
+            else:
+                service = self.linear(tokens) + batch * mean
+            each = float(np.where(self.table.memory <= 1, service, np.inf).min(axis=1).sum()) / batch
+            if (tokens > _CHUNK and batch > 1) or each > fastest * _WORTH:
+                return
+            fastest = each
+            yield batch, service
+
+
+def least(table: Tables, load: Load) -> Floats:
+    """By row of WEIGHTS, GPUs that no way goes below: what the work alone needs, in the largest batches."""
+    services = _Services(table, load)
+    *_, (batch, service) = services.batches()
+    needed = weighted(table, table.memory, service).sum(axis=1)
+    return np.asarray(needed * (load.rate_per_s / batch / BUSIEST), np.float64)
+
+
+def weighted(table: Tables, memory: Floats, seconds: Floats) -> Floats:
+    """By row of WEIGHTS and stage: the least weighted GPUs that a second of work each second takes."""
+    unit = (
+        np.stack([np.broadcast_to(table.shares, memory.shape), np.minimum(memory, 2.0), table.bandwidth]) * table.gpus
+    )
+    cost = np.tensordot(WEIGHTS, unit, axes=1) * seconds
+    return np.asarray(np.where(memory <= 1, cost, np.inf).min(axis=2), np.float64)
+
+
+def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[list[Candidate], Floats]:
+    """Ways to prefill on the stages of a table, and by row of WEIGHTS a number of GPUs that none of them goes below."""
+    bounds, found = np.full(len(WEIGHTS), np.inf), list[Candidate]()
+    services = _Services(table, load)
+    attended, long_attended = table.prefill @ load.in_lengths, at(table.prefill, LENGTHS, load.long)
+    single = table.linear @ load.in_tokens + attended
+    mean_attended, single_mean = attended.mean(axis=2), single.mean(axis=2)
+    single_scv = (single.std(axis=2) / np.maximum(single_mean, 1e-12)) ** 2
+    hops = np.array([stage.hops * table.hop_s for stage in table.stages])
+    bytes_out = np.array([stage.out_bytes_per_token for stage in table.stages])
+    for batch, service in services.batches():
+        tokens = batch * load.prompt
+        longest = services.linear((batch - 1) * load.prompt + load.long) + long_attended + (batch - 1) * mean_attended
+        budget = min(_CHUNK, max(512.0, math.ceil(tokens / 256) * 256))
+        work = np.array(
+            [working_bytes(stage, machine.spec, max(budget, min(load.long, _CHUNK))) for stage in table.stages]
+        )
+        memory = table.memory + work[:, np.newaxis] / table.gpus / machine.memory_bytes
+        hand_over = hops + bytes_out * tokens / machine.link_bytes_per_s
+        scv, arrival_scv = single_scv / batch, load.arrival_scv / batch
+        path = Path(
+            service=service,
+            scv=scv,
+            longer=np.maximum(0.0, longest - service),
+            hand_over=np.repeat(hand_over[:, np.newaxis], len(table.options), axis=1),
+            memory=memory,
+            bandwidth=table.bandwidth,
+            gpus=table.gpus,
+            shares=table.shares,
+            rate_per_s=load.rate_per_s / batch,
+            first_scv=arrival_scv,
+            later_scv=max(0.1, 0.5 * (arrival_scv + float(scv.mean()))),
+        )
+        fill = batch_fill_s(float(batch), load.rate_per_s)
+        solved = solve(path, ttft_s - fill, np.zeros(len(WEIGHTS) if len(table.options) > 4 else 1))
+        rows = np.arange(len(table.stages))
+        for index in range(len(solved.kept)):
+            option = solved.option[index]
+            found.append(
+                Candidate(
+                    table=table,
+                    option=option,
+                    workers=solved.workers[index],
+                    memory=memory[rows, option],
+                    busy=path.rate_per_s * service[rows, option],
+                    volume=solved.volume[index],
+                    batch=batch,
+                    tokens=int(budget),
+                    ttft=Times(float(solved.mean[index]) + fill, float(solved.late[index]) + fill),
+                    tbt=None,
+                    kept=bool(solved.kept[index]),
+                    slow=int(np.argmax(solved.stage_mean[index])),
+                )
+            )
+            bounds[index] = min(bounds[index], float(solved.bound[index]))
+    bounds[~np.isfinite(bounds)] = 0.0
+    return found, bounds
