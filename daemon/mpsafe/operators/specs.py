@@ -175,7 +175,7 @@ def load(spec: str) -> Spec:
             config = json.loads(file.read(1 << 20))
     except OSError as error:
         raise BadSpec(spec, "", f"is neither one of {', '.join(BUILT_IN)} nor readable: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSpec(spec, "", "is not JSON") from error
     return parse(config, path.parent.name or spec, spec)
 

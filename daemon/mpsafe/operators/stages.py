@@ -80,11 +80,12 @@ def _stage(spec: Spec, name: str, members: tuple[str, ...], phases: tuple[Phase,
             handed += times * one.out_bytes
     if last.name in members and len(members) < len(spec.operators):
         hops, handed = hops + 1, handed + last.out_bytes
+    twice = spec.weight_bytes(first) if spec.tied and {first.name, last.name} <= set(members) else 0.0
     return Stage(
         name=name,
         operators=members,
         phases=phases,
-        weight_bytes=sum(spec.weight_bytes(operator) for operator in operators),
+        weight_bytes=sum(spec.weight_bytes(operator) for operator in operators) - twice,
         kv_bytes_per_token=spec.kv_bytes_per_token if _CONTEXT in members else 0.0,
         out_bytes_per_token=spec.kv_bytes_per_token if name == "prefill" else handed,
         hops=1 if name == "prefill" else hops,

@@ -13,10 +13,14 @@ from numba import njit
 
 from mpsafe.operators.model import Floats
 from mpsafe.operators.packing import Ints
+from mpsafe.operators.queueing import path_p99_s
 
-__all__ = ["choose", "cost_bound", "sums"]
+__all__ = ["choose", "sums"]
 
 _LEAST = 1e-9
+_EXCHANGES = 64
+_NEXT, _MANY = 8, 16
+_TANGENTS, _PRICES = 2, 26
 
 
 @njit(cache=True)
@@ -30,136 +34,152 @@ def sums(chosen: Ints, mean: Floats, longer: Floats, waits: Floats) -> tuple[flo
 
 
 @njit(cache=True)
-def _kept(cost: Floats, mean: Floats, longer: Floats, waits: Floats) -> tuple[Ints, Ints]:
-    """Points that no other of their stage beats in cost and in all of latency: their places, and how many."""
+def choose(cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float) -> tuple[Ints, bool, float]:
+    """The points by stage, whether the 99th percentile is within the budget (else it is the least that can be), and a cost
+    that no choice within the budget goes below."""
+    stages, points = cost.shape
+    chosen, cheapest = np.zeros(stages, np.int64), np.zeros(stages, np.int64)
+    for i in range(stages):
+        for j in range(points):
+            f, c = chosen[i], cheapest[i]
+            if cost[i, j] < cost[i, c]:
+                cheapest[i] = j
+            late, least = mean[i, j] + longer[i, j] + waits[i, j], mean[i, f] + longer[i, f] + waits[i, f]
+            if cost[i, j] < np.inf and (late < least or cost[i, f] == np.inf):
+                chosen[i] = j
+        if cost[i, chosen[i]] == np.inf:
+            return chosen, False, 0.0
+    if _late(chosen, mean, longer, waits) > budget_s:
+        return chosen, False, 0.0
+    if _late(cheapest, mean, longer, waits) <= budget_s:
+        return cheapest, True, _cost(cheapest, cost)
+    bound = 0.0
+    for _ in range(_TANGENTS):
+        delay = _tangent(chosen, mean, longer, waits)
+        chosen, least_cost = _priced(chosen, cost, delay, mean, longer, waits, budget_s)
+        bound = max(bound, least_cost)
+        kept, count = _staircase(chosen, cost, delay)
+        _repair(chosen, kept, count, cost, mean, longer, waits, budget_s)
+    return chosen, True, bound
+
+
+@njit(cache=True)
+def _tangent(chosen: Ints, mean: Floats, longer: Floats, waits: Floats) -> Floats:
+    """By stage and point, seconds whose sum is no more than the 99th percentile, and equal to it for `chosen`."""
+    _, more, squares = sums(chosen, mean, longer, waits)
+    root = math.sqrt(more * more + squares)
+    delay = mean.copy()
+    if root > 0.0:
+        for i in range(len(mean)):
+            delay[i] += more / root * longer[i] + waits[i, chosen[i]] / root * waits[i]
+    return delay
+
+
+@njit(cache=True)
+def _priced(
+    chosen: Ints, cost: Floats, delay: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float
+) -> tuple[Ints, float]:
+    """The cheapest of `chosen` and the choices at all prices that keep the budget, and the bound."""
+    stages, points = cost.shape
+    best, best_cost, bound = chosen.copy(), _cost(chosen, cost), 0.0
+    trial = np.zeros(stages, np.int64)
+    low, high = math.log(1e-5), math.log(1e7)
+    for _ in range(_PRICES):
+        price = math.exp(0.5 * (low + high))
+        spent = 0.0
+        for i in range(stages):
+            least = np.inf
+            for j in range(points):
+                value = cost[i, j] + price * delay[i, j]
+                if value < least:
+                    least = value
+                    trial[i] = j
+            spent += least
+        bound = max(bound, spent - price * budget_s)
+        if _late(trial, mean, longer, waits) <= budget_s:
+            high = 0.5 * (low + high)
+            if _cost(trial, cost) < best_cost:
+                best, best_cost = trial.copy(), _cost(trial, cost)
+        else:
+            low = 0.5 * (low + high)
+    return best, bound
+
+
+@njit(cache=True)
+def _staircase(chosen: Ints, cost: Floats, delay: Floats) -> tuple[Ints, Ints]:
+    """By stage, the points that no cheaper one undercuts in delay, ascending in cost, and how many; and `chosen`."""
     stages, points = cost.shape
     kept, count = np.zeros((stages, points), np.int64), np.zeros(stages, np.int64)
     for i in range(stages):
-        order = np.argsort(cost[i])
-        for place in range(points):
-            j = order[place]
-            if not (np.isfinite(cost[i, j]) and np.isfinite(mean[i, j])):
-                continue
-            beaten = False
-            for other in range(count[i]):
-                o = kept[i, other]
-                if mean[i, o] <= mean[i, j] and longer[i, o] <= longer[i, j] and waits[i, o] <= waits[i, j]:
-                    beaten = True
-                    break
-            if not beaten:
+        least = np.inf
+        for j in np.argsort(cost[i]):
+            if cost[i, j] == np.inf:
+                break
+            if delay[i, j] < least or j == chosen[i]:
                 kept[i, count[i]] = j
                 count[i] += 1
+                least = min(least, delay[i, j])
     return kept, count
 
 
 @njit(cache=True)
-def choose(cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float) -> tuple[Ints, bool]:
-    """The points by stage, and whether the 99th percentile is within the budget; else those with the least latency."""
-    stages = len(cost)
-    chosen = np.zeros(stages, np.int64)
-    kept, count = _kept(cost, mean, longer, waits)
-    for i in range(stages):
-        if count[i] == 0:
-            return chosen, False
-        chosen[i] = kept[i, 0]
+def _late(chosen: Ints, mean: Floats, longer: Floats, waits: Floats) -> float:
     total, more, squares = sums(chosen, mean, longer, waits)
-    while True:
-        over = total + math.sqrt(more * more + squares) - budget_s
-        if over <= _LEAST:
-            break
-        best, stage, point = 0.0, -1, -1
-        for i in range(stages):
-            c = chosen[i]
-            for place in range(count[i]):
-                j = kept[i, place]
-                further = more - longer[i, c] + longer[i, j]
-                root = max(0.0, squares - waits[i, c] ** 2 + waits[i, j] ** 2)
-                gain = over + budget_s - (total - mean[i, c] + mean[i, j] + math.sqrt(further * further + root))
-                if gain <= _LEAST:
-                    continue
-                worth = min(gain, over) / max(cost[i, j] - cost[i, c], _LEAST)
-                if worth > best:
-                    best, stage, point = worth, i, j
-        if stage < 0:
-            return chosen, False
-        chosen[stage] = point
-        total, more, squares = sums(chosen, mean, longer, waits)
-    _repair(chosen, kept, count, cost, mean, longer, waits, budget_s)
-    return chosen, True
+    return path_p99_s(total, more, squares)
+
+
+@njit(cache=True)
+def _cost(chosen: Ints, cost: Floats) -> float:
+    total = 0.0
+    for i in range(len(chosen)):
+        total += cost[i, chosen[i]]
+    return total
 
 
 @njit(cache=True)
 def _repair(
     chosen: Ints, kept: Ints, count: Ints, cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float
 ) -> None:
-    """The best exchange of one or two stages that stays within the budget and costs less, until there is none."""
+    """The best exchange of one stage, or of two, that stays within the budget and costs less, until there is none. For a
+    pair only the next few points of each stage are looked at, cheaper ones of the first and dearer ones of the second."""
     stages = len(chosen)
-    for _ in range(64):
-        total, more, squares = sums(chosen, mean, longer, waits)
+    after = _NEXT if stages <= _MANY else 1  # the more stages there are, the less a pair of them is worth
+    place = np.zeros(stages, np.int64)
+    for i in range(stages):
+        while kept[i, place[i]] != chosen[i]:
+            place[i] += 1
+    total, more, squares = sums(chosen, mean, longer, waits)
+    for _ in range(_EXCHANGES):
         best, first, a, second, b = -_LEAST, -1, 0, -1, 0
         for i in range(stages):
-            for place in range(count[i]):
-                j = kept[i, place]
-                change = cost[i, j] - cost[i, chosen[i]]
-                total_i = total - mean[i, chosen[i]] + mean[i, j]
-                more_i = more - longer[i, chosen[i]] + longer[i, j]
-                squares_i = squares - waits[i, chosen[i]] ** 2 + waits[i, j] ** 2
-                within = total_i + math.sqrt(more_i * more_i + max(0.0, squares_i)) <= budget_s
-                if change < best and within:
-                    best, first, a, second, b = change, i, j, -1, 0
-                if within or change >= 0.0:
+            c = chosen[i]
+            for p in range(place[i]):
+                j = kept[i, p]
+                change = cost[i, j] - cost[i, c]
+                total_i = total - mean[i, c] + mean[i, j]
+                more_i = more - longer[i, c] + longer[i, j]
+                squares_i = squares - waits[i, c] ** 2 + waits[i, j] ** 2
+                if total_i + math.sqrt(more_i * more_i + max(0.0, squares_i)) <= budget_s:
+                    if change < best:
+                        best, first, a, second, b = change, i, p, -1, 0
+                    continue
+                if p < place[i] - after:
                     continue
                 for k in range(stages):  # what `i` saves is too slow alone: another stage makes up for it
-                    if k == i:
-                        continue
-                    for other in range(count[k]):
-                        o = kept[k, other]
-                        both = change + cost[k, o] - cost[k, chosen[k]]
-                        if both >= best:
+                    d = chosen[k]
+                    for q in range(place[k] + 1, min(count[k], place[k] + 1 + after)):
+                        o = kept[k, q]
+                        both = change + cost[k, o] - cost[k, d]
+                        if both >= best or k == i:
                             break  # kept points ascend in cost
-                        total_k = total_i - mean[k, chosen[k]] + mean[k, o]
-                        more_k = more_i - longer[k, chosen[k]] + longer[k, o]
-                        squares_k = squares_i - waits[k, chosen[k]] ** 2 + waits[k, o] ** 2
+                        total_k = total_i - mean[k, d] + mean[k, o]
+                        more_k = more_i - longer[k, d] + longer[k, o]
+                        squares_k = squares_i - waits[k, d] ** 2 + waits[k, o] ** 2
                         if total_k + math.sqrt(more_k * more_k + max(0.0, squares_k)) <= budget_s:
-                            best, first, a, second, b = both, i, j, k, o
+                            best, first, a, second, b = both, i, p, k, q
         if first < 0:
             return
-        chosen[first] = a
+        place[first], chosen[first] = a, kept[first, a]
         if second >= 0:
-            chosen[second] = b
-
-
-@njit(cache=True)
-def cost_bound(cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float, chosen: Ints) -> float:
-    """No choice that keeps the budget costs less; the tangent is taken at `chosen`."""
-    stages, points = cost.shape
-    _, more, squares = sums(chosen, mean, longer, waits)
-    root = math.sqrt(more * more + squares)
-    along = more / root if root > 0 else 1.0
-    across = math.sqrt(squares)
-    delay = np.empty((stages, points))
-    for i in range(stages):
-        part = waits[i, chosen[i]] / across if across > 0 else 0.0
-        weight = across / root * part if root > 0 else 0.0
-        for j in range(points):
-            delay[i, j] = mean[i, j] + along * longer[i, j] + weight * waits[i, j]
-    best, low, high = 0.0, 0.0, 1e6
-    for _ in range(40):
-        price = 0.5 * (low + high) if high < 1e6 else max(1e-3, 4.0 * low) if low > 0 else 1.0
-        spent, late = 0.0, 0.0
-        for i in range(stages):
-            least, its = np.inf, 0.0
-            for j in range(points):
-                value = cost[i, j] + price * delay[i, j]
-                if value < least:
-                    least, its = value, delay[i, j]
-            spent += least
-            late += its
-        best = max(best, spent - price * budget_s)
-        if late > budget_s:
-            low = price
-            if high >= 1e6 and low > 1e7:
-                break
-        else:
-            high = price
-    return best
+            place[second], chosen[second] = b, kept[second, b]
+        total, more, squares = sums(chosen, mean, longer, waits)

@@ -10,16 +10,17 @@ from numba import njit
 
 from mpsafe.operators.model import Floats
 from mpsafe.operators.packing import Ints
-from mpsafe.operators.planner.choose import choose, cost_bound, sums
+from mpsafe.operators.planner.choose import choose, sums
 from mpsafe.operators.queueing import BUSIEST, RARE, path_p99_s, wait_quantile_s
 
-__all__ = ["STEPS", "WEIGHTS", "Path", "Ways", "solve"]
+__all__ = ["FEW", "STEPS", "WEIGHTS", "Path", "Ways", "solve"]
 
 # A GPU has SMs, memory and a memory bus, and each bounds how many GPUs are needed; for any weights that sum to one, so
 # does the weighted sum. Each row gives a choice and a bound.
 WEIGHTS: Final[Floats] = np.array(
     [[1, 0, 0], [0.5, 0, 0.5], [0.5, 0.5, 0], [0.75, 0.25, 0], [0.75, 0, 0.25], [0.5, 0.25, 0.25]], np.float64
 )
+FEW: Final = 3  # rows that are enough where there are several stages to choose for
 # Workers beyond the fewest that are stable: the larger of the place in the list and a part of the fewest.
 STEPS: Final[Floats] = np.array([0.0, 0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 1.0])
 
@@ -59,7 +60,7 @@ class Ways:
 
 
 def solve(path: Path, budget_s: float, rent: Floats) -> Ways:
-    """`rent`: by row of WEIGHTS, what a second of the path costs, in weighted GPUs."""
+    """`rent`: by row of WEIGHTS, as many as are given, what a second of the path costs, in weighted GPUs."""
     found = _solve(
         path.service,
         path.scv,
@@ -168,10 +169,7 @@ def _solve(
                         weights[row, 0] * shares[j] + weights[row, 1] * memory[i, j] + weights[row, 2] * bandwidth[i, j]
                     )
                     cost[i, point] = unit * gpus[j] * workers[i, point] + rent[row] * mean[i, point]
-        way, within = choose(cost, mean, further, more, budget_s)
-        kept[row] = within
-        if within:
-            bound[row] = cost_bound(cost, mean, further, more, budget_s, way)
+        way, kept[row], bound[row] = choose(cost, mean, further, more, budget_s)
         total, beyond, squares = sums(way, mean, further, more)
         means[row], late[row] = total, path_p99_s(total, beyond, squares)
         for i in range(stages):

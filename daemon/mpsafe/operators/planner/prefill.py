@@ -11,7 +11,7 @@ import numpy as np
 from mpsafe.operators.model import Floats
 from mpsafe.operators.planner.candidate import Candidate, Times
 from mpsafe.operators.planner.load import Load
-from mpsafe.operators.planner.points import WEIGHTS, Path, solve
+from mpsafe.operators.planner.points import FEW, WEIGHTS, Path, solve
 from mpsafe.operators.planner.tables import Machine, Tables, at, working_bytes
 from mpsafe.operators.queueing import BUSIEST, batch_fill_s
 from mpsafe.operators.times import LENGTHS, TOKENS
@@ -68,7 +68,7 @@ def weighted(table: Tables, memory: Floats, seconds: Floats) -> Floats:
 
 def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[list[Candidate], Floats]:
     """Ways to prefill on the stages of a table, and by row of WEIGHTS a number of GPUs that none of them goes below."""
-    bounds, found = np.full(len(WEIGHTS), np.inf), list[Candidate]()
+    bounds, found = least(table, load), list[Candidate]()
     services = _Services(table, load)
     attended, long_attended = table.prefill @ load.in_lengths, at(table.prefill, LENGTHS, load.long)
     single = table.linear @ load.in_tokens + attended
@@ -76,6 +76,8 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
     single_scv = (single.std(axis=2) / np.maximum(single_mean, 1e-12)) ** 2
     hops = np.array([stage.hops * table.hop_s for stage in table.stages])
     bytes_out = np.array([stage.out_bytes_per_token for stage in table.stages])
+    weights = 1 if not table.divisible else FEW if len(table.stages) > 1 else len(WEIGHTS)
+    solved_bounds = np.full(weights, np.inf)
     for batch, service in services.batches():
         tokens = batch * load.prompt
         longest = services.linear((batch - 1) * load.prompt + load.long) + long_attended + (batch - 1) * mean_attended
@@ -100,9 +102,10 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
             later_scv=max(0.1, 0.5 * (arrival_scv + float(scv.mean()))),
         )
         fill = batch_fill_s(float(batch), load.rate_per_s)
-        solved = solve(path, ttft_s - fill, np.zeros(len(WEIGHTS) if len(table.options) > 4 else 1))
+        solved = solve(path, ttft_s - fill, np.zeros(weights))
         rows = np.arange(len(table.stages))
-        for index in range(len(solved.kept)):
+        solved_bounds = np.minimum(solved_bounds, solved.bound)
+        for index in np.unique(solved.volume.round(9), axis=0, return_index=True)[1]:
             option = solved.option[index]
             found.append(
                 Candidate(
@@ -120,6 +123,5 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
                     slow=int(np.argmax(solved.stage_mean[index])),
                 )
             )
-            bounds[index] = min(bounds[index], float(solved.bound[index]))
-    bounds[~np.isfinite(bounds)] = 0.0
+    bounds[:weights] = np.maximum(bounds[:weights], solved_bounds)
     return found, bounds

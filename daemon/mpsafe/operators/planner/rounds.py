@@ -21,7 +21,7 @@ from mpsafe.operators.planner.tables import GROUP_SIZES, Machine, Tables, at, at
 __all__ = ["least", "ways"]
 
 _STEADY_SCV: Final = 0.1  # of the seconds of a group's visits: groups are nearly equal
-_SIZES, _HOLDERS, _ROWS = 3, 2, 2  # how many group sizes, options for holders and rows of WEIGHTS are tried
+_SIZES, _HOLDERS, _ROWS = 2, 2, 2  # how many group sizes, options for holders and rows of WEIGHTS are tried
 _ROOM: Final = 0.9  # the part of the promise that a round without waiting may take
 
 
@@ -86,7 +86,7 @@ def ways(table: Tables, machine: Machine, load: Load, tbt_s: float) -> list[Cand
             own = float(seconds[one.holder, j] + hand_over[one.holder])
             more = max(0.0, float(later[one.holder, j] - seconds[one.holder, j]))
             worker = np.array([table.shares[j], taken[j], table.bandwidth[one.holder, j]]) * table.gpus[j]
-            rents = rounds * (WEIGHTS[: _ROWS if len(table.options) > 4 else 1] @ worker)
+            rents = rounds * (WEIGHTS[: _ROWS if table.divisible else 1] @ worker)
             solved = solve(path, tbt_s - own - more, rents)
             for index in range(len(rents)):
                 mean = float(solved.mean[index]) + own

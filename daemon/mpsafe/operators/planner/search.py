@@ -22,7 +22,7 @@ from mpsafe.operators.stages import Groups, cut, groups, stages
 __all__ = ["Found", "Question", "Way", "search"]
 
 Way: TypeAlias = tuple[Candidate, ...]
-_PACKED: Final = 10  # pairs of ways that are packed at a time, the least voluminous first
+_PACKED: Final = 8  # pairs of ways that are packed at a time, the least voluminous first
 _RELAXED: Final = 1.5  # steps in which a promise that cannot be kept is relaxed until it can
 _STEPS: Final = 30
 _LESS: Final = 0.97
@@ -129,28 +129,27 @@ class _Pairs:
 def _pairs(question: Question, best: _Best, alone: float) -> _Pairs:
     """Prefill and decode on their own, coarse cuts first; adds to `best`."""
     cuts = _cuts(question.spec, question.granularity)
-    lower = [(_prefill_least(question, grouping), _decode_least(question, grouping)) for grouping in cuts]
     first, before = _prefill(question, cuts[0])
-    second, after = _decode(question, cuts[0], lower[0][1])
-    first, second = frontier(first), frontier(second)
-    found = _Pairs(first, second, 0.0)
+    second, after = _decode(question, cuts[0])
+    found = _Pairs(frontier(first), frontier(second), 0.0)
+    # The work alone, cut as finely as it can be, needs no more than in any coarser cut.
+    floor_first, floor_second = before, after
+    if len(cuts) > 1:
+        floor_first = np.minimum(before, _prefill_least(question, cuts[-1]))
+        floor_second = np.minimum(after, _decode_least(question, cuts[-1]))
     for place in range(len(cuts)):
-        if place:
-            # A finer cut is solved where its work alone needs less than the coarser ones have been found to need.
-            if np.any(lower[place][0] < _LESS * before):
-                more, least = _prefill(question, cuts[place])
-                found.first, before = frontier([*found.first, *more]), np.minimum(before, least)
-            if np.any(lower[place][1] < _LESS * after):
-                more, least = _decode(question, cuts[place], lower[place][1])
-                found.second, after = frontier([*found.second, *more]), np.minimum(after, least)
+        # A finer cut is solved where its work alone needs less than the coarser ones have been found to need.
+        if place and np.any(_prefill_least(question, cuts[place]) < _LESS * before):
+            more, least = _prefill(question, cuts[place])
+            found.first, before = frontier([*found.first, *more]), np.minimum(before, least)
+        if place and np.any(_decode_least(question, cuts[place]) < _LESS * after):
+            more, least = _decode(question, cuts[place])
+            found.second, after = frontier([*found.second, *more]), np.minimum(after, least)
         if all(one.kept for one in (*found.first, *found.second)):
             best.consider([(one, other) for one in found.first for other in found.second])
-        rest = lower[place + 1 :]
-        floor_before = np.min([before, *[one for one, _ in rest]], axis=0)
-        floor_after = np.min([after, *[other for _, other in rest]], axis=0)
-        found.bound = float((floor_before + floor_after).max())
-        if math.ceil(min(found.bound, alone) - 1e-6) >= best.gpus:
+        if math.ceil(min(float((floor_first + floor_second).max()), alone) - 1e-6) >= best.gpus:
             break
+    found.bound = float((floor_first + floor_second).max())
     return found
 
 
@@ -163,8 +162,6 @@ def _decode_least(question: Question, grouping: Groups) -> Floats:
     table = question.table(_phase(question.spec, grouping, "decode"))
     if not table.possible:
         return np.full(len(WEIGHTS), np.inf)
-    if len(table.stages) == 1:
-        return np.zeros(len(WEIGHTS))
     return rounds.least(table, question.machine, question.load, question.slo.tbt_s)
 
 
@@ -175,13 +172,13 @@ def _prefill(question: Question, grouping: Groups) -> tuple[list[Candidate], Flo
     return prefill.ways(table, question.machine, question.load, question.slo.ttft_s)
 
 
-def _decode(question: Question, grouping: Groups, least: Floats) -> tuple[list[Candidate], Floats]:
+def _decode(question: Question, grouping: Groups) -> tuple[list[Candidate], Floats]:
     table = question.table(_phase(question.spec, grouping, "decode"))
     if not table.possible:
         return [], np.full(len(WEIGHTS), np.inf)
     if len(table.stages) == 1:
         return loops.decode(table, question.machine, question.load, question.slo.tbt_s)
-    return rounds.ways(table, question.machine, question.load, question.slo.tbt_s), least
+    return rounds.ways(table, question.machine, question.load, question.slo.tbt_s), _decode_least(question, grouping)
 
 
 def _unkept(question: Question, pairs: _Pairs, best: _Best) -> Found:

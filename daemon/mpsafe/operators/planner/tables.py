@@ -73,6 +73,11 @@ class Tables:
         """Each stage has an option whose weights fit."""
         return bool((self.memory <= 1.0).any(axis=1).all())
 
+    @property
+    def divisible(self) -> bool:
+        """A worker may have a part of a GPU's SMs: else all weights of WEIGHTS come to the same."""
+        return bool(self.shares.min() < 1)
+
 
 @lru_cache(maxsize=512)
 def tables(profile: Profile, spec: Spec, stages: tuple[Stage, ...], shares: tuple[float, ...]) -> Tables:
