@@ -31,7 +31,9 @@ def linear_s(directory: Path) -> float:
 
 def test_a_measured_shape_is_what_the_table_says() -> None:
     """o of llama-3.1-8b is 4096 x 4096, which was measured."""
-    table = pq.read_table(PROFILES / "aiconfigurator" / "h200_sxm" / GEMM, filters=[("n", "==", 4096), ("k", "==", 4096)])
+    table = pq.read_table(
+        PROFILES / "aiconfigurator" / "h200_sxm" / GEMM, filters=[("n", "==", 4096), ("k", "==", 4096)]
+    )
     at = {int(m): float(ms) for m, ms in zip(table["m"].to_numpy(), table["latency"].to_numpy(), strict=True)}
     spec = specs.load("llama-3.1-8b")
     found = h200().linear(spec, spec.operator("o"), 1, np.array([64.0, 2048.0, 3072.0]))

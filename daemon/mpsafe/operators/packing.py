@@ -13,10 +13,11 @@ from numba import njit
 
 from mpsafe.operators.model import Floats
 
-__all__ = ["AXES", "Ints", "needed", "pack", "used"]
+__all__ = ["AXES", "Ints", "fill", "needed", "pack", "used"]
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 AXES: Final = 4
+_ORDERS = 5
 _CLASSES = 256  # more are never met: each kind adds a few
 
 
@@ -82,12 +83,25 @@ def _first_fit(sizes: Floats, numbers: Ints, order: Ints, holds: Ints, free: Flo
 
 
 @njit(cache=True)
+def _orders(sizes: Floats) -> Ints:
+    """The kinds by what they take, most first: of SMs, memory, the bus, the largest of them, and all together."""
+    kinds = len(sizes)
+    orders, keys = np.zeros((_ORDERS, kinds), np.int64), np.zeros((_ORDERS, kinds))
+    for kind in range(kinds):
+        keys[0, kind], keys[1, kind], keys[2, kind] = -sizes[kind, 0], -sizes[kind, 1], -sizes[kind, 2]
+        keys[3, kind], keys[4, kind] = -sizes[kind].max(), -sizes[kind].sum()
+    for which in range(_ORDERS):
+        orders[which] = np.argsort(keys[which], kind="mergesort")
+    return orders
+
+
+@njit(cache=True)
 def _best_fit(
     sizes: Floats, numbers: Ints, orders: Ints, before: Ints, free_before: Floats
 ) -> tuple[Ints, Ints, int, int]:
-    """Of the orders that with the fewest GPUs: what classes hold, how many are of each, classes and GPUs; -1: no
-    room."""
-    rows, kinds = len(before) + _CLASSES, len(numbers)
+    """Of the orders that with the fewest GPUs: what classes hold, how many are of each, classes and GPUs; -1: no room."""
+    kinds = len(numbers)
+    rows = len(before) + min(_CLASSES, 8 + 6 * kinds)
     best_holds, best_alike = np.zeros((rows, kinds), np.int64), np.zeros(rows, np.int64)
     best_classes, best = -1, -1
     for which in range(len(orders)):
@@ -95,7 +109,7 @@ def _best_fit(
         holds[: len(before)], alike[: len(before)], free[: len(before)] = before, 1, free_before
         classes = _first_fit(sizes, numbers, orders[which], holds, free, alike, len(before))
         if classes < 0:
-            return best_holds, best_alike, -1, -1
+            continue
         gpus = 0
         for c in range(classes):
             if holds[c].sum() > 0:
@@ -105,17 +119,18 @@ def _best_fit(
     return best_holds, best_alike, best_classes, best
 
 
-def _orders(sizes: Floats) -> Ints:
-    """The kinds by what they take, most first: of SMs, memory, the bus, the largest of them, and all together."""
-    keys = np.stack([sizes[:, 0], sizes[:, 1], sizes[:, 2], sizes.max(axis=1), sizes.sum(axis=1)])
-    return np.argsort(-keys, axis=1, kind="stable")
+@njit(cache=True)
+def fill(sizes: Floats, numbers: Ints) -> int:
+    """GPUs that `pack` fills, from nothing; a huge number where a worker is larger than a GPU."""
+    nothing, free = np.zeros((0, len(numbers)), np.int64), np.zeros((0, AXES))
+    gpus = _best_fit(sizes, numbers, _orders(sizes), nothing, free)[3]
+    return 1 << 30 if gpus < 0 else gpus
 
 
 def needed(sizes: Floats, numbers: Ints) -> int | None:
     """GPUs that `pack` fills; None where a worker is larger than a GPU."""
-    nothing = np.zeros((0, len(numbers)), np.int64)
-    gpus = _best_fit(sizes, numbers, _orders(sizes), nothing, np.zeros((0, AXES)))[3]
-    return None if gpus < 0 else gpus
+    gpus = fill(sizes, numbers)
+    return None if gpus >= 1 << 30 else gpus
 
 
 def pack(sizes: Floats, numbers: Ints, *, held: Ints | None = None) -> Ints | None:

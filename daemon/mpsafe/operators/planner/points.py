@@ -13,7 +13,7 @@ from mpsafe.operators.packing import Ints
 from mpsafe.operators.planner.choose import choose, sums
 from mpsafe.operators.queueing import BUSIEST, RARE, path_p99_s, wait_quantile_s
 
-__all__ = ["FEW", "STEPS", "WEIGHTS", "Path", "Ways", "solve"]
+__all__ = ["FEW", "STEPS", "WEIGHTS", "Path", "Ways", "points", "solve"]
 
 # A GPU has SMs, memory and a memory bus, and each bounds how many GPUs are needed; for any weights that sum to one, so
 # does the weighted sum. Each row gives a choice and a bound.
@@ -88,6 +88,21 @@ def solve(path: Path, budget_s: float, rent: Floats) -> Ways:
         kept=kept,
         bound=bound,
         stage_mean=stage_mean,
+    )
+
+
+def points(path: Path) -> tuple[Floats, Floats, Floats]:
+    """By stage and point (its option is point // len(STEPS)): workers, mean seconds, and what the 99th percentile of the
+    wait has more than its mean."""
+    return _points(
+        path.service,
+        path.scv,
+        path.hand_over,
+        path.memory <= 1.0,
+        path.rate_per_s,
+        path.first_scv,
+        path.later_scv,
+        STEPS,
     )
 
 

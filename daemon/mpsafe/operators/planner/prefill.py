@@ -16,7 +16,7 @@ from mpsafe.operators.planner.tables import Machine, Tables, at, working_bytes
 from mpsafe.operators.queueing import BUSIEST, batch_fill_s
 from mpsafe.operators.times import LENGTHS, TOKENS
 
-__all__ = ["least", "ways"]
+__all__ = ["Batching", "batchings", "least", "ways", "weighted"]
 
 _BATCHES: Final = (1, 2, 4, 8, 16)  # prompts in an iteration
 _CHUNK: Final = 16384.0  # the most tokens of an iteration
@@ -66,9 +66,18 @@ def weighted(table: Tables, memory: Floats, seconds: Floats) -> Floats:
     return np.asarray(np.where(memory <= 1, cost, np.inf).min(axis=2), np.float64)
 
 
-def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[list[Candidate], Floats]:
-    """Ways to prefill on the stages of a table, and by row of WEIGHTS a number of GPUs that none of them goes below."""
-    bounds, found = least(table, load), list[Candidate]()
+@dataclass(frozen=True, slots=True, eq=False)
+class Batching:
+    """A path for iterations of `batch` prompts and at most `tokens` of their tokens; `fill_s` until a batch is complete."""
+
+    path: Path
+    batch: int
+    tokens: int
+    fill_s: float
+
+
+def batchings(table: Tables, machine: Machine, load: Load) -> Iterator[Batching]:
+    """The paths through a table's stages, for each batch that is worth it."""
     services = _Services(table, load)
     attended, long_attended = table.prefill @ load.in_lengths, at(table.prefill, LENGTHS, load.long)
     single = table.linear @ load.in_tokens + attended
@@ -76,16 +85,12 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
     single_scv = (single.std(axis=2) / np.maximum(single_mean, 1e-12)) ** 2
     hops = np.array([stage.hops * table.hop_s for stage in table.stages])
     bytes_out = np.array([stage.out_bytes_per_token for stage in table.stages])
-    weights = 1 if not table.divisible else FEW if len(table.stages) > 1 else len(WEIGHTS)
-    solved_bounds = np.full(weights, np.inf)
     for batch, service in services.batches():
         tokens = batch * load.prompt
         longest = services.linear((batch - 1) * load.prompt + load.long) + long_attended + (batch - 1) * mean_attended
         budget = min(_CHUNK, max(512.0, math.ceil(tokens / 256) * 256))
-        work = np.array(
-            [working_bytes(stage, machine.spec, max(budget, min(load.long, _CHUNK))) for stage in table.stages]
-        )
-        memory = table.memory + work[:, np.newaxis] / table.gpus / machine.memory_bytes
+        widest = max(budget, min(load.long, _CHUNK))
+        work = np.array([working_bytes(stage, machine.spec, widest) for stage in table.stages])
         hand_over = hops + bytes_out * tokens / machine.link_bytes_per_s
         scv, arrival_scv = single_scv / batch, load.arrival_scv / batch
         path = Path(
@@ -93,7 +98,7 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
             scv=scv,
             longer=np.maximum(0.0, longest - service),
             hand_over=np.repeat(hand_over[:, np.newaxis], len(table.options), axis=1),
-            memory=memory,
+            memory=table.memory + work[:, np.newaxis] / table.gpus / machine.memory_bytes,
             bandwidth=table.bandwidth,
             gpus=table.gpus,
             shares=table.shares,
@@ -101,9 +106,17 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
             first_scv=arrival_scv,
             later_scv=max(0.1, 0.5 * (arrival_scv + float(scv.mean()))),
         )
-        fill = batch_fill_s(float(batch), load.rate_per_s)
+        yield Batching(path, batch, int(budget), batch_fill_s(float(batch), load.rate_per_s))
+
+
+def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[list[Candidate], Floats]:
+    """Ways to prefill on the stages of a table, and by row of WEIGHTS a number of GPUs that none of them goes below."""
+    bounds, found = least(table, load), list[Candidate]()
+    weights = 1 if not table.divisible else FEW if len(table.stages) > 1 else len(WEIGHTS)
+    solved_bounds, rows = np.full(weights, np.inf), np.arange(len(table.stages))
+    for one in batchings(table, machine, load):
+        path, fill = one.path, one.fill_s
         solved = solve(path, ttft_s - fill, np.zeros(weights))
-        rows = np.arange(len(table.stages))
         solved_bounds = np.minimum(solved_bounds, solved.bound)
         for index in np.unique(solved.volume.round(9), axis=0, return_index=True)[1]:
             option = solved.option[index]
@@ -112,11 +125,11 @@ def ways(table: Tables, machine: Machine, load: Load, ttft_s: float) -> tuple[li
                     table=table,
                     option=option,
                     workers=solved.workers[index],
-                    memory=memory[rows, option],
-                    busy=path.rate_per_s * service[rows, option],
+                    memory=path.memory[rows, option],
+                    busy=path.rate_per_s * path.service[rows, option],
                     volume=solved.volume[index],
-                    batch=batch,
-                    tokens=int(budget),
+                    batch=one.batch,
+                    tokens=one.tokens,
                     ttft=Times(float(solved.mean[index]) + fill, float(solved.late[index]) + fill),
                     tbt=None,
                     kept=bool(solved.kept[index]),

@@ -14,6 +14,7 @@ from mpsafe.operators.planner import loops, prefill, rounds
 from mpsafe.operators.planner.candidate import Candidate, frontier
 from mpsafe.operators.planner.load import Load
 from mpsafe.operators.planner.points import WEIGHTS
+from mpsafe.operators.planner.squeeze import LARGEST, MOST_STAGES, squeeze
 from mpsafe.operators.planner.tables import Machine, Tables, tables
 from mpsafe.operators.profiles import Profile
 from mpsafe.operators.specs import Spec
@@ -150,7 +151,34 @@ def _pairs(question: Question, best: _Best, alone: float) -> _Pairs:
         if math.ceil(min(float((floor_first + floor_second).max()), alone) - 1e-6) >= best.gpus:
             break
     found.bound = float((floor_first + floor_second).max())
+    if len(cuts) > 1:
+        _squeezed(question, best, min(found.bound, alone))
     return found
+
+
+def _squeezed(question: Question, best: _Best, bound: float) -> None:
+    """One GPU less, as often as that can be."""
+    device, table = (
+        question.profile.device,
+        question.table(_phase(question.spec, groups(question.spec, "pd"), "decode")),
+    )
+    if not table.possible:
+        return
+    found, _ = loops.decode(table, question.machine, question.load, question.slo.tbt_s)
+    decoders = [way for way in found if way.kept]
+    cuts = [cut for cut in _cuts(question.spec, question.granularity) if len(cut) <= MOST_STAGES]
+    while decoders and math.ceil(bound - 1e-6) < best.gpus <= LARGEST:
+        way = None
+        for grouping in cuts:
+            stages_table = question.table(_phase(question.spec, grouping, "prefill"))
+            for one in (
+                prefill.batchings(stages_table, question.machine, question.load) if stages_table.possible else ()
+            ):
+                budget = question.slo.ttft_s - one.fill_s
+                way = way or squeeze(stages_table, one, budget, decoders, device.clients_max, int(best.gpus) - 1)
+        if way is None:
+            return
+        best.consider([way])
 
 
 def _prefill_least(question: Question, grouping: Groups) -> Floats:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last GPU: where the bound leaves room for one less, ways are tried for how they pack and not for what they cost.
+
+Few stages have few options: each combination of them, with as few workers as keep the promise, and each way to decode.
+"""
+
+import numpy as np
+from numba import njit
+
+from mpsafe.operators.model import Floats
+from mpsafe.operators.packing import AXES, Ints, fill
+from mpsafe.operators.planner.candidate import Candidate, Times
+from mpsafe.operators.planner.points import STEPS, points
+from mpsafe.operators.planner.prefill import Batching
+from mpsafe.operators.planner.tables import Tables
+from mpsafe.operators.queueing import path_p99_s
+
+__all__ = ["LARGEST", "MOST_STAGES", "squeeze"]
+
+LARGEST = 24  # GPUs; of more, one is not worth the time
+MOST_STAGES = 2
+_TRIED = 600  # packings
+
+
+def squeeze(
+    table: Tables, one: Batching, budget_s: float, decoders: list[Candidate], clients: int, gpus: int
+) -> tuple[Candidate, Candidate] | None:
+    """A way to prefill on one or two stages and a way to decode that together fit into so many GPUs, or None."""
+    path = one.path
+    workers, mean, waits = points(path)
+    stages = len(path.service)
+    if stages == 1:  # a second stage that takes nothing
+        workers, mean, waits = (np.concatenate([a, np.zeros((1, a.shape[1]))]) for a in (workers, mean, waits))
+    sizes = np.stack([np.broadcast_to(path.shares, path.memory.shape), path.memory, path.bandwidth], axis=2)
+    sizes = np.concatenate([sizes, np.full((*path.memory.shape, 1), 1 / clients)], axis=2)
+    longer = path.longer
+    if stages == 1:
+        sizes = np.concatenate([sizes, np.zeros((1, *sizes.shape[1:]))])
+        longer = np.concatenate([longer, np.zeros((1, longer.shape[1]))])
+    other = np.concatenate([np.append(way.sizes[0], 1 / clients)[np.newaxis] for way in decoders])
+    numbers = np.array([int(way.workers[0] * way.table.gpus[way.option[0]]) for way in decoders], np.int64)
+    found = _squeeze(workers, mean, longer, waits, sizes, path.gpus, other, numbers, budget_s, gpus, len(STEPS))
+    if found[0] < 0:
+        return None
+    chosen = np.array(found[:stages])
+    rows, option = np.arange(stages), chosen // len(STEPS)
+    total = float(mean[rows, chosen].sum())
+    late = path_p99_s(total, float(path.longer[rows, option].sum()), float((waits[rows, chosen] ** 2).sum()))
+    count = workers[rows, chosen]
+    prefill = Candidate(
+        table=table,
+        option=option,
+        workers=count,
+        memory=path.memory[rows, option],
+        busy=path.rate_per_s * path.service[rows, option],
+        volume=(sizes[rows, option, :3] * (count * path.gpus[option])[:, np.newaxis]).sum(axis=0),
+        batch=one.batch,
+        tokens=one.tokens,
+        ttft=Times(total + one.fill_s, late + one.fill_s),
+        tbt=None,
+        kept=True,
+        slow=int(np.argmax(mean[rows, chosen])),
+    )
+    return prefill, decoders[found[2]]
+
+
+@njit(cache=True)
+def _squeeze(
+    workers: Floats,
+    mean: Floats,
+    longer: Floats,
+    waits: Floats,
+    sizes: Floats,
+    wide: Floats,
+    other: Floats,
+    numbers: Ints,
+    budget_s: float,
+    gpus: int,
+    many: int,
+) -> tuple[int, int, int]:
+    """The points of both stages and the way to decode; -1 where none fits."""
+    options = len(wide)
+    second = options if sizes[1, 0, 3] > 0.0 else 1
+    three, count = np.zeros((3, AXES)), np.zeros(3, np.int64)
+    tried = 0
+    for i in range(options):
+        if sizes[0, i, 1] > 1.0:
+            continue
+        for j in range(second):
+            if sizes[1, j, 1] > 1.0:
+                continue
+            last = many if second > 1 else 1
+            for k in range(many):
+                a = i * many + k
+                for m in range(last):
+                    b = j * many + m
+                    more = longer[0, i] + longer[1, j]
+                    total, squares = mean[0, a] + mean[1, b], waits[0, a] ** 2 + waits[1, b] ** 2
+                    if path_p99_s(total, more, squares) > budget_s:
+                        continue
+                    three[0], three[1] = sizes[0, i], sizes[1, j]
+                    count[0], count[1] = int(workers[0, a] * wide[i]), int(workers[1, b] * wide[j])
+                    for way in range(len(numbers)):
+                        three[2], count[2] = other[way], numbers[way]
+                        fits = True
+                        for axis in range(AXES):
+                            taken = 0.0
+                            for kind in range(3):
+                                taken += count[kind] * three[kind, axis]
+                            fits = fits and taken <= gpus + 1e-9
+                        if fits:
+                            tried += 1
+                            if fill(three, count) <= gpus:
+                                return a, b, way
+                            if tried >= _TRIED:
+                                return -1, -1, -1
+                    break  # more workers of the second stage only take more
+                if second == 1:
+                    break  # and of the first
+    return -1, -1, -1
