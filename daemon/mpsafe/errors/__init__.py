@@ -19,6 +19,7 @@ from mpsafe.errors.endings import (
     SoftwareGpuFailed,
 )
 from mpsafe.errors.experts import BadModel, BadTrace, LeaseTooSmall, NotMixture, ShardDamaged
+from mpsafe.errors.loads import BadRequestTrace
 from mpsafe.errors.profiles import BadDemand, BadProfile, BadSpec, NotMeasured
 from mpsafe.errors.refusals import (
     BadHandle,
@@ -66,6 +67,7 @@ __all__ = [
     "BadModel",
     "BadProfile",
     "BadRequest",
+    "BadRequestTrace",
     "BadSpec",
     "BadTensorFile",
     "BadTrace",
