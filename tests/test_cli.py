@@ -24,6 +24,7 @@ COMMANDS = [
     "drill",
     "driver",
     "experts",
+    "operators",
     "arena",
     "doctor",
     "explain",

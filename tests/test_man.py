@@ -24,6 +24,7 @@ from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
 from mpsafe.experts.comparison import Arm, Comparison, Interval
 from mpsafe.experts.simulation import PolicyResult
+from mpsafe.operators.model import Placed, PoolPlan
 from mpsafe.protocol.host import Description
 from mpsafe.protocol.leases import Lease, Span
 from mpsafe.protocol.store import Content
@@ -61,6 +62,8 @@ OBJECTS = {
     "paired figure": Paired,
     "problem": Problem,
     "regrade": Regrade,
+    "pool": PoolPlan,
+    "placed": Placed,
     "policy result": PolicyResult,
     "comparison": Comparison,
     "arm": Arm,

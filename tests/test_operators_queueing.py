@@ -35,7 +35,8 @@ def test_erlang_is_as_in_the_textbook(workers: int, busy: float) -> None:
 
 
 def test_one_worker_is_pollaczek_and_khinchine() -> None:
-    """Exact for one worker, whatever the service: (1 + scv) / 2 of the exponential wait, half of it where it is constant."""
+    """Exact for one worker, whatever the service: (1 + scv) / 2 of the exponential wait, half of it where it is
+    constant."""
     for scv in (0.0, 0.25, 1.0, 4.0):
         exact = 0.8 * 0.5 * (1 + scv) * 3.0 / (1 - 0.8)
         assert wait_mean_s(1, 3.0, 0.8, 1.0, scv) == pytest.approx(exact)

@@ -35,7 +35,8 @@ def test_decoding_cannot_be_faster_than_its_bytes() -> None:
 
 
 def test_a_share_slows_what_computes_and_spares_what_waits_for_memory() -> None:
-    """Prefill at half the SMs takes twice as long; decoding as long as with all of them, for half fill the memory bus."""
+    """Prefill at half the SMs takes twice as long; decoding as long as with all of them, for half fill the memory
+    bus."""
     long = np.array([8192.0])
     prefill = [stage_times(h200(), SPEC, stage(SPEC, "prefill"), 1, share) for share in (0.5, 1.0)]
     assert linear_s(prefill[0], long)[0] / linear_s(prefill[1], long)[0] == pytest.approx(2, rel=0.02)

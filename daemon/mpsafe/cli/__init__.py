@@ -19,7 +19,7 @@ __all__ = ["Commands", "cli", "main"]
 SECTIONS: Final = {
     "Look": ("status", "tenants", "clients", "leases", "store", "events", "top"),
     "Act": ("fence", "mps", "vault", "standby", "drill", "driver"),
-    "Serve": ("experts", "arena"),
+    "Serve": ("experts", "operators", "arena"),
     "Find out": ("doctor", "explain", "config", "demo"),
 }
 

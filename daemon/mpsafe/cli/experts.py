@@ -27,7 +27,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def experts() -> None:
-    """Mixture-of-experts models with experts offloaded to host memory."""
+    """Mixture-of-experts models with experts kept in host memory."""
 
 
 @experts.command()

@@ -18,102 +18,119 @@ __all__ = ["AXES", "Ints", "fill", "needed", "pack", "used"]
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 AXES: Final = 4
 _ORDERS = 5
-_CLASSES = 256  # more are never met: each kind adds a few
+_CLASSES = 128  # more are never met: each kind adds a few
 
 
 @njit(cache=True)
-def _fit(free: Floats, size: Floats) -> int:
-    """How many workers of that size a GPU has room for."""
+def ascending(keys: Floats, order: Ints) -> None:
+    """Makes `order` the places of the keys, the least first; equal ones stay. Few keys: an insertion sort. (NumPy's own
+    sorts are compiled in seconds, which each start of a fresh installation would pay for.)"""
+    for place in range(len(keys)):
+        at = place
+        while at > 0 and keys[order[at - 1]] > keys[place]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = place
+
+
+@njit(cache=True)
+def _fit(free: Floats, sizes: Floats, gpu: int, kind: int) -> int:
+    """How many workers of a kind a GPU has room for."""
     most = 1 << 30
-    for axis in range(len(size)):
-        if size[axis] > 0.0:
-            most = min(most, int((free[axis] + 1e-9) / size[axis]))
+    for axis in range(AXES):
+        if sizes[kind, axis] > 0.0:
+            most = min(most, int((free[gpu, axis] + 1e-9) / sizes[kind, axis]))
     return most
 
 
 @njit(cache=True)
+def _best_class(
+    sizes: Floats, holds: Ints, free: Floats, alike: Ints, classes: int, kind: int, left: int
+) -> tuple[int, int]:
+    """Where up to `left` workers of a kind leave the least room, and how many go there; -1: nowhere."""
+    kinds = len(sizes)
+    best, least, most = -1, np.inf, 0
+    for c in range(classes):
+        many = min(_fit(free, sizes, c, kind), left)
+        if alike[c] == 0 or many <= 0:
+            continue
+        room = 0.0
+        for axis in range(AXES):
+            room += (free[c, axis] - many * sizes[kind, axis]) ** 2
+        if (kind > 0 and holds[c, kind - 1] > 0) or (kind + 1 < kinds and holds[c, kind + 1] > 0):
+            room -= 1e-6  # a tie: where the stage before or after it is
+        if room < least:
+            best, least, most = c, room, many
+    return best, most
+
+
+@njit(cache=True)
 def _first_fit(sizes: Floats, numbers: Ints, order: Ints, holds: Ints, free: Floats, alike: Ints, classes: int) -> int:
-    """Puts all workers somewhere, in place; the number of classes. `alike`: how many GPUs are of each class."""
-    kinds = len(numbers)
-    for place in range(len(order)):
+    """Puts all workers somewhere, in place; the number of classes, or -1. `alike`: how many GPUs are of each class;
+    rows beyond `classes` are empty and free."""
+    kinds, fresh = len(numbers), len(alike) - 1  # the last row stays an empty GPU
+    for place in range(kinds):
         kind = order[place]
         left = numbers[kind]
         while left > 0:
-            best, least, most = -1, np.inf, 0
-            for c in range(classes):
-                if alike[c] == 0:
-                    continue
-                many = min(_fit(free[c], sizes[kind]), left)
-                if many <= 0:
-                    continue
-                room = 0.0
-                for axis in range(AXES):
-                    room += (free[c, axis] - many * sizes[kind, axis]) ** 2
-                near = (kind > 0 and holds[c, kind - 1] > 0) or (kind + 1 < kinds and holds[c, kind + 1] > 0)
-                room -= 1e-6 if near else 0.0  # a tie: where the stage before or after it is
-                if room < least:
-                    best, least, most = c, room, many
-            if classes + 2 > len(alike):
+            best, many = _best_class(sizes, holds, free, alike, classes, kind, left)
+            new = best < 0
+            if new:
+                best, many = fresh, min(_fit(free, sizes, fresh, kind), left)
+            if many <= 0 or classes >= fresh:
                 return -1
-            if best < 0:
-                many = min(_fit(np.ones(AXES), sizes[kind]), left)
-                if many <= 0:
-                    return -1
-                gpus = left // many
-                holds[classes, :] = 0
-                holds[classes, kind] = many
-                free[classes, :] = 1.0 - many * sizes[kind]
-                alike[classes] = gpus
-                classes += 1
-            else:
-                many = most
-                gpus = min(alike[best], left // many)
-                after = best
-                if gpus < alike[best]:  # only some of the class: they are a class of their own now
-                    after = classes
-                    classes += 1
+            gpus = left // many
+            after = best
+            if new or gpus < alike[best]:  # only some of the class: they are a class of their own now
+                if not new:
                     alike[best] -= gpus
-                    alike[after] = gpus
-                    holds[after, :] = holds[best, :]
-                    free[after, :] = free[best, :]
-                holds[after, kind] += many
-                free[after, :] -= many * sizes[kind]
+                after = classes
+                classes += 1
+                alike[after] = gpus
+                for other in range(kinds):
+                    holds[after, other] = holds[best, other]
+                for axis in range(AXES):
+                    free[after, axis] = free[best, axis]
+            else:
+                gpus = alike[best]
+            holds[after, kind] += many
+            for axis in range(AXES):
+                free[after, axis] -= many * sizes[kind, axis]
             left -= gpus * many
     return classes
 
 
 @njit(cache=True)
-def _orders(sizes: Floats) -> Ints:
-    """The kinds by what they take, most first: of SMs, memory, the bus, the largest of them, and all together."""
-    kinds = len(sizes)
-    orders, keys = np.zeros((_ORDERS, kinds), np.int64), np.zeros((_ORDERS, kinds))
-    for kind in range(kinds):
-        keys[0, kind], keys[1, kind], keys[2, kind] = -sizes[kind, 0], -sizes[kind, 1], -sizes[kind, 2]
-        keys[3, kind], keys[4, kind] = -sizes[kind].max(), -sizes[kind].sum()
-    for which in range(_ORDERS):
-        orders[which] = np.argsort(keys[which], kind="mergesort")
-    return orders
-
-
-@njit(cache=True)
-def _best_fit(
-    sizes: Floats, numbers: Ints, orders: Ints, before: Ints, free_before: Floats
-) -> tuple[Ints, Ints, int, int]:
-    """Of the orders that with the fewest GPUs: what classes hold, how many are of each, classes and GPUs; -1: no room."""
+def _best_fit(sizes: Floats, numbers: Ints, before: Ints, orders: int) -> tuple[Ints, Ints, int, int]:
+    """Of the orders (by SMs, memory, bus, all together, the largest of them) that with the fewest GPUs: what classes
+    hold, how many GPUs are of each, classes and GPUs; -1: no room."""
     kinds = len(numbers)
-    rows = len(before) + min(_CLASSES, 8 + 6 * kinds)
+    rows = len(before) + _CLASSES
     best_holds, best_alike = np.zeros((rows, kinds), np.int64), np.zeros(rows, np.int64)
     best_classes, best = -1, -1
-    for which in range(len(orders)):
+    keys, order = np.zeros(kinds), np.zeros(kinds, np.int64)
+    for which in range(_ORDERS - orders, _ORDERS):
+        for kind in range(kinds):
+            one, two, three = sizes[kind, 0], sizes[kind, 1], sizes[kind, 2]
+            key = (one, two, three, one + two + three, max(one, two, three))[which]
+            keys[kind] = -key
+        ascending(keys, order)
         holds, free, alike = np.zeros((rows, kinds), np.int64), np.ones((rows, AXES)), np.zeros(rows, np.int64)
-        holds[: len(before)], alike[: len(before)], free[: len(before)] = before, 1, free_before
-        classes = _first_fit(sizes, numbers, orders[which], holds, free, alike, len(before))
+        for gpu in range(len(before)):
+            alike[gpu] = 1
+            for kind in range(kinds):
+                holds[gpu, kind] = before[gpu, kind]
+                for axis in range(AXES):
+                    free[gpu, axis] -= before[gpu, kind] * sizes[kind, axis]
+        classes = _first_fit(sizes, numbers, order, holds, free, alike, len(before))
         if classes < 0:
             continue
         gpus = 0
         for c in range(classes):
-            if holds[c].sum() > 0:
-                gpus += alike[c]
+            for kind in range(kinds):
+                if holds[c, kind] > 0:
+                    gpus += alike[c]
+                    break
         if best < 0 or gpus < best:
             best_holds, best_alike, best_classes, best = holds, alike, classes, gpus
     return best_holds, best_alike, best_classes, best
@@ -122,8 +139,7 @@ def _best_fit(
 @njit(cache=True)
 def fill(sizes: Floats, numbers: Ints) -> int:
     """GPUs that `pack` fills, from nothing; a huge number where a worker is larger than a GPU."""
-    nothing, free = np.zeros((0, len(numbers)), np.int64), np.zeros((0, AXES))
-    gpus = _best_fit(sizes, numbers, _orders(sizes), nothing, free)[3]
+    gpus = _best_fit(sizes, numbers, np.zeros((0, len(numbers)), np.int64), _ORDERS)[3]
     return 1 << 30 if gpus < 0 else gpus
 
 
@@ -137,8 +153,7 @@ def pack(sizes: Floats, numbers: Ints, *, held: Ints | None = None) -> Ints | No
     """By GPU and kind, how many of its workers are there; None where a worker is larger than a GPU. `sizes` by kind and
     axis, in GPUs; `held`: by GPU and kind what is there already, which stays, and its GPUs come first."""
     before = np.zeros((0, len(numbers)), np.int64) if held is None else held
-    orders = _orders(sizes) if held is None else _orders(sizes)[3:4]
-    holds, alike, classes, gpus = _best_fit(sizes, numbers, orders, before, 1.0 - before @ sizes)
+    holds, alike, classes, gpus = _best_fit(sizes, numbers, before, _ORDERS if held is None else 1)
     return None if gpus < 0 else np.repeat(holds[:classes], alike[:classes], axis=0)
 
 

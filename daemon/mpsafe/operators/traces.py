@@ -11,7 +11,7 @@ import io
 import os
 import re
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
@@ -133,11 +133,13 @@ def _seconds(name: str, place: str, text: str) -> float:
         except ValueError as error:
             raise BadRequestTrace(name, place, f"TIMESTAMP {text!r}: {error}") from None
         # Seconds of an epoch keep 100 ns in a float until the year 2255.
-        return (whole if zone else whole.replace(tzinfo=timezone.utc)).timestamp() + float(parts[2] or 0)
+        return (whole if zone else whole.replace(tzinfo=UTC)).timestamp() + float(parts[2] or 0)
     try:
         seconds = float(text)
     except ValueError:
-        raise BadRequestTrace(name, place, f"TIMESTAMP is a date like 2023-11-16 18:15:46.6805900, not {text!r}") from None
+        raise BadRequestTrace(
+            name, place, f"TIMESTAMP is a date like 2023-11-16 18:15:46.6805900, not {text!r}"
+        ) from None
     if not 0 <= seconds < 1e11:
         raise BadRequestTrace(name, place, f"TIMESTAMP {text} is negative or no time")
     return seconds

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from mpsafe.operators.model import Floats
-from mpsafe.operators.packing import Ints
+from mpsafe.operators.packing import Ints, ascending
 from mpsafe.operators.queueing import path_p99_s
 
 __all__ = ["choose", "sums"]
@@ -35,10 +35,11 @@ def sums(chosen: Ints, mean: Floats, longer: Floats, waits: Floats) -> tuple[flo
 
 @njit(cache=True)
 def choose(cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float) -> tuple[Ints, bool, float]:
-    """The points by stage, whether the 99th percentile is within the budget (else it is the least that can be), and a cost
-    that no choice within the budget goes below."""
+    """The points by stage, whether the 99th percentile is within the budget (else it is the least that can be), and a
+    cost that no choice within the budget goes below."""
     stages, points = cost.shape
-    chosen, cheapest = np.zeros(stages, np.int64), np.zeros(stages, np.int64)
+    chosen: Ints = np.zeros(stages, np.int64)
+    cheapest = np.zeros(stages, np.int64)
     for i in range(stages):
         for j in range(points):
             f, c = chosen[i], cheapest[i]
@@ -68,10 +69,12 @@ def _tangent(chosen: Ints, mean: Floats, longer: Floats, waits: Floats) -> Float
     """By stage and point, seconds whose sum is no more than the 99th percentile, and equal to it for `chosen`."""
     _, more, squares = sums(chosen, mean, longer, waits)
     root = math.sqrt(more * more + squares)
-    delay = mean.copy()
-    if root > 0.0:
-        for i in range(len(mean)):
-            delay[i] += more / root * longer[i] + waits[i, chosen[i]] / root * waits[i]
+    delay = np.zeros(mean.shape)
+    along = more / root if root > 0.0 else 1.0
+    for i in range(len(mean)):
+        weight = waits[i, chosen[i]] / root if root > 0.0 else 0.0
+        for j in range(mean.shape[1]):
+            delay[i, j] = mean[i, j] + along * longer[i, j] + weight * waits[i, j]
     return delay
 
 
@@ -81,8 +84,10 @@ def _priced(
 ) -> tuple[Ints, float]:
     """The cheapest of `chosen` and the choices at all prices that keep the budget, and the bound."""
     stages, points = cost.shape
-    best, best_cost, bound = chosen.copy(), _cost(chosen, cost), 0.0
-    trial = np.zeros(stages, np.int64)
+    best_cost, bound = _cost(chosen, cost), 0.0
+    best, trial = np.zeros(stages, np.int64), np.zeros(stages, np.int64)
+    for i in range(stages):
+        best[i] = chosen[i]
     low, high = math.log(1e-5), math.log(1e7)
     for _ in range(_PRICES):
         price = math.exp(0.5 * (low + high))
@@ -99,7 +104,9 @@ def _priced(
         if _late(trial, mean, longer, waits) <= budget_s:
             high = 0.5 * (low + high)
             if _cost(trial, cost) < best_cost:
-                best, best_cost = trial.copy(), _cost(trial, cost)
+                best_cost = _cost(trial, cost)
+                for i in range(stages):
+                    best[i] = trial[i]
         else:
             low = 0.5 * (low + high)
     return best, bound
@@ -110,9 +117,12 @@ def _staircase(chosen: Ints, cost: Floats, delay: Floats) -> tuple[Ints, Ints]:
     """By stage, the points that no cheaper one undercuts in delay, ascending in cost, and how many; and `chosen`."""
     stages, points = cost.shape
     kept, count = np.zeros((stages, points), np.int64), np.zeros(stages, np.int64)
+    order = np.zeros(points, np.int64)
     for i in range(stages):
         least = np.inf
-        for j in np.argsort(cost[i]):
+        ascending(cost[i], order)
+        for at in range(points):
+            j = order[at]
             if cost[i, j] == np.inf:
                 break
             if delay[i, j] < least or j == chosen[i]:
@@ -140,8 +150,9 @@ def _cost(chosen: Ints, cost: Floats) -> float:
 def _repair(
     chosen: Ints, kept: Ints, count: Ints, cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float
 ) -> None:
-    """The best exchange of one stage, or of two, that stays within the budget and costs less, until there is none. For a
-    pair only the next few points of each stage are looked at, cheaper ones of the first and dearer ones of the second."""
+    """The best exchange of one stage, or of two, that stays within the budget and costs less, until there is none. For
+    a pair only the next few points of each stage are looked at, cheaper ones of the first and dearer ones of the
+    second."""
     stages = len(chosen)
     after = _NEXT if stages <= _MANY else 1  # the more stages there are, the less a pair of them is worth
     place = np.zeros(stages, np.int64)

@@ -8,6 +8,7 @@ from outside, a tangent each time that an answer exceeds it, until none does. No
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -72,7 +73,7 @@ def fewest(path: Path, budget_s: float, decoders: list[Candidate], clients: int,
     stage. `clients` is how many workers a GPU may have."""
     program = _Program()
     on = [program.column(1, 1.0) for _ in range(gpus)]
-    for one, other in zip(on, on[1:], strict=False):
+    for one, other in pairwise(on):
         program.row({one: 1.0, other: -1.0}, 0, math.inf)  # GPUs are alike: the first are used
     loads: list[list[dict[int, float]]] = [[{gpu: -1.0} for _ in range(AXES)] for gpu in on]
 

@@ -36,16 +36,20 @@ def plan(
     devices: int | None = None,
     previous: Plan | None = None,
     shares: tuple[float, ...] | None = None,
+    kinds: frozenset[Kind] = frozenset(),
 ) -> Plan:
-    """The fewest GPUs that keep the promise; on at most `devices` of them, where that is not enough, what they can carry,
-    and `binding` says so. `shares` a worker may have of a GPU's SMs: by default those of SHARES for `operator`, and a
-    whole GPU else. Raises BadDemand, NotMeasured."""
+    """The fewest GPUs that keep the promise; on at most `devices` of them, where that is too few, what they carry, and
+    `binding` says so. `shares` a worker may have of a GPU's SMs: by default those of SHARES for `operator`, and a whole
+    GPU else. `kinds`, where there are any, are the only workers that it may have. Raises BadDemand, NotMeasured.
+    """
     checked(demand, slo)
     allowed = shares or (SHARES if granularity == "operator" else WHOLE)
-    found = _plan(Question(spec, profile, load_of(demand), slo, granularity, allowed), previous)
+    found = _plan(Question(spec, profile, load_of(demand), slo, granularity, allowed, kinds), previous)
     if devices is None or found.gpus <= devices:
         return found
-    rate, carried = most(spec, profile, demand, slo, granularity=granularity, devices=devices, shares=allowed)
+    rate, carried = most(
+        spec, profile, demand, slo, granularity=granularity, devices=devices, shares=allowed, kinds=kinds
+    )
     if rate > 0:
         return replace(
             carried, binding=f"{devices} devices carry {rate:.3g} of {demand.rate_per_s:.3g} requests a second"
@@ -62,6 +66,7 @@ def most(
     granularity: Granularity,
     devices: int,
     shares: tuple[float, ...] | None = None,
+    kinds: frozenset[Kind] = frozenset(),
 ) -> tuple[float, Plan]:
     """The highest rate (within 1 %) that so many devices carry with the promise kept, and the plan for it; 0 and the
     plan for the least load where they carry none. `demand`'s own rate is where the search starts."""
@@ -70,7 +75,7 @@ def most(
 
     def of(rate: float) -> Plan:
         load = load_of(replace(demand, rate_per_s=rate))
-        return _plan(Question(spec, profile, load, slo, granularity, allowed), None)
+        return _plan(Question(spec, profile, load, slo, granularity, allowed, kinds), None)
 
     def carried(one: Plan) -> bool:
         return not one.binding and one.gpus <= devices

@@ -92,13 +92,13 @@ def solve(path: Path, budget_s: float, rent: Floats) -> Ways:
 
 
 def points(path: Path) -> tuple[Floats, Floats, Floats]:
-    """By stage and point (its option is point // len(STEPS)): workers, mean seconds, and what the 99th percentile of the
-    wait has more than its mean."""
+    """By stage and point (its option is point // len(STEPS)): workers, mean seconds, and what the 99th percentile of
+    the wait has more than its mean."""
     return _points(
         path.service,
         path.scv,
         path.hand_over,
-        path.memory <= 1.0,
+        path.memory,
         path.rate_per_s,
         path.first_scv,
         path.later_scv,
@@ -111,7 +111,7 @@ def _points(
     service: Floats,
     scv: Floats,
     hand_over: Floats,
-    possible: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    memory: Floats,
     rate_per_s: float,
     first_scv: float,
     later_scv: float,
@@ -121,11 +121,13 @@ def _points(
     stages, options = service.shape
     many = len(steps)
     workers = np.zeros((stages, options * many))
-    mean, more = np.full((stages, options * many), np.inf), np.zeros((stages, options * many))
+    mean, more = np.zeros((stages, options * many)), np.zeros((stages, options * many))
     for i in range(stages):
         arrival_scv = first_scv if i == 0 else later_scv
         for j in range(options):
-            if not possible[i, j]:
+            if memory[i, j] > 1.0:
+                for k in range(many):
+                    mean[i, j * many + k] = np.inf
                 continue
             seconds = service[i, j]
             load = rate_per_s * seconds
@@ -165,8 +167,7 @@ def _solve(
 ) -> tuple[Ints, Floats, Floats, Floats, Floats, np.ndarray[tuple[int, ...], np.dtype[np.bool_]], Floats, Floats]:
     stages, options = service.shape
     many, rows = len(steps), len(weights)
-    possible = memory <= 1.0
-    workers, mean, more = _points(service, scv, hand_over, possible, rate_per_s, first_scv, later_scv, steps)
+    workers, mean, more = _points(service, scv, hand_over, memory, rate_per_s, first_scv, later_scv, steps)
     further = np.zeros((stages, options * many))
     for i in range(stages):
         for point in range(options * many):
@@ -174,12 +175,13 @@ def _solve(
     option, number = np.zeros((rows, stages), np.int64), np.zeros((rows, stages))
     volume, means, late = np.zeros((rows, 3)), np.zeros(rows), np.zeros(rows)
     kept, bound, stage_mean = np.zeros(rows, np.bool_), np.zeros(rows), np.zeros((rows, stages))
-    cost = np.full((stages, options * many), np.inf)
+    cost = np.zeros((stages, options * many))
     for row in range(rows):
         for i in range(stages):
             for point in range(options * many):
                 j = point // many
-                if possible[i, j]:
+                cost[i, point] = np.inf
+                if memory[i, j] <= 1.0:
                     unit = (
                         weights[row, 0] * shares[j] + weights[row, 1] * memory[i, j] + weights[row, 2] * bandwidth[i, j]
                     )

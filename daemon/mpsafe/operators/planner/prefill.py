@@ -50,11 +50,12 @@ class _Services:
 
 
 def least(table: Tables, load: Load) -> Floats:
-    """By row of WEIGHTS, GPUs that no way goes below: what the work alone needs, in the largest batches."""
-    services = _Services(table, load)
-    *_, (batch, service) = services.batches()
-    needed = weighted(table, table.memory, service).sum(axis=1)
-    return np.asarray(needed * (load.rate_per_s / batch / BUSIEST), np.float64)
+    """By row of WEIGHTS, GPUs that no way goes below: what the work alone needs, in the best batches."""
+    found = np.full(len(WEIGHTS), np.inf)
+    for batch, service in _Services(table, load).batches():
+        needed = weighted(table, table.memory, service).sum(axis=1) * (load.rate_per_s / batch / BUSIEST)
+        found = np.minimum(found, needed)
+    return found
 
 
 def weighted(table: Tables, memory: Floats, seconds: Floats) -> Floats:
@@ -68,7 +69,8 @@ def weighted(table: Tables, memory: Floats, seconds: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batching:
-    """A path for iterations of `batch` prompts and at most `tokens` of their tokens; `fill_s` until a batch is complete."""
+    """A path for iterations of `batch` prompts and at most `tokens` of their tokens; `fill_s` until a batch is
+    complete."""
 
     path: Path
     batch: int

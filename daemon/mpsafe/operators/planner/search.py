@@ -2,7 +2,7 @@
 """Which cuts are looked at, and in which order: coarse ones first, finer ones only where they could save a GPU."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from mpsafe.operators.model import Floats, Granularity, Slo, Stage
+from mpsafe.operators.placement import Kind
 from mpsafe.operators.planner import loops, prefill, rounds
 from mpsafe.operators.planner.candidate import Candidate, frontier
 from mpsafe.operators.planner.load import Load
@@ -20,7 +21,7 @@ from mpsafe.operators.profiles import Profile
 from mpsafe.operators.specs import Spec
 from mpsafe.operators.stages import Groups, cut, groups, stages
 
-__all__ = ["Found", "Question", "Way", "search"]
+__all__ = ["Found", "Question", "Way", "decoding", "prefilling", "search"]
 
 Way: TypeAlias = tuple[Candidate, ...]
 _PACKED: Final = 8  # pairs of ways that are packed at a time, the least voluminous first
@@ -31,7 +32,7 @@ _LESS: Final = 0.97
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """What a plan is asked."""
+    """What a plan is asked. `kinds`: the only workers that it may have; none: any."""
 
     spec: Spec
     profile: Profile
@@ -39,13 +40,14 @@ class Question:
     slo: Slo
     granularity: Granularity
     shares: tuple[float, ...]
+    kinds: frozenset[Kind] = frozenset()
 
     @property
     def machine(self) -> Machine:
         return Machine(self.spec, self.profile.device.memory_bytes, self.profile.device.link_bytes_per_s)
 
     def table(self, cut_into: tuple[Stage, ...]) -> Tables:
-        return tables(self.profile, self.spec, cut_into, self.shares)
+        return tables(self.profile, self.spec, cut_into, self.shares, self.kinds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +150,7 @@ def _pairs(question: Question, best: _Best, alone: float) -> _Pairs:
             found.second, after = frontier([*found.second, *more]), np.minimum(after, least)
         if all(one.kept for one in (*found.first, *found.second)):
             best.consider([(one, other) for one in found.first for other in found.second])
-        if math.ceil(min(float((floor_first + floor_second).max()), alone) - 1e-6) >= best.gpus:
+        if _gpus(min(float((floor_first + floor_second).max()), alone)) >= best.gpus:
             break
     found.bound = float((floor_first + floor_second).max())
     if len(cuts) > 1:
@@ -156,26 +158,38 @@ def _pairs(question: Question, best: _Best, alone: float) -> _Pairs:
     return found
 
 
+def _gpus(bound: float) -> float:
+    """Whole GPUs, with some room for rounding."""
+    return math.ceil(bound - 1e-6) if math.isfinite(bound) else math.inf
+
+
+def prefilling(question: Question) -> Iterator[Tables]:
+    """The tables of all cuts of the prompts' phase whose weights fit."""
+    for grouping in _cuts(question.spec, question.granularity):
+        table = question.table(_phase(question.spec, grouping, "prefill"))
+        if table.possible:
+            yield table
+
+
+def decoding(question: Question) -> Tables:
+    """The table of decoders with all operators."""
+    return question.table(_phase(question.spec, groups(question.spec, "pd"), "decode"))
+
+
 def _squeezed(question: Question, best: _Best, bound: float) -> None:
     """One GPU less, as often as that can be."""
-    device, table = (
-        question.profile.device,
-        question.table(_phase(question.spec, groups(question.spec, "pd"), "decode")),
-    )
+    table, clients = decoding(question), question.profile.device.clients_max
     if not table.possible:
         return
     found, _ = loops.decode(table, question.machine, question.load, question.slo.tbt_s)
     decoders = [way for way in found if way.kept]
-    cuts = [cut for cut in _cuts(question.spec, question.granularity) if len(cut) <= MOST_STAGES]
-    while decoders and math.ceil(bound - 1e-6) < best.gpus <= LARGEST:
+    while decoders and _gpus(bound) < best.gpus <= LARGEST:
         way = None
-        for grouping in cuts:
-            stages_table = question.table(_phase(question.spec, grouping, "prefill"))
-            for one in (
-                prefill.batchings(stages_table, question.machine, question.load) if stages_table.possible else ()
-            ):
-                budget = question.slo.ttft_s - one.fill_s
-                way = way or squeeze(stages_table, one, budget, decoders, device.clients_max, int(best.gpus) - 1)
+        for stages_table in prefilling(question):
+            if len(stages_table.stages) <= MOST_STAGES:
+                for one in prefill.batchings(stages_table, question.machine, question.load):
+                    budget = question.slo.ttft_s - one.fill_s
+                    way = way or squeeze(stages_table, one, budget, decoders, clients, int(best.gpus) - 1)
         if way is None:
             return
         best.consider([way])

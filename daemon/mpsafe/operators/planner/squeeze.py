@@ -80,41 +80,50 @@ def _squeeze(
 ) -> tuple[int, int, int]:
     """The points of both stages and the way to decode; -1 where none fits."""
     options = len(wide)
-    second = options if sizes[1, 0, 3] > 0.0 else 1
-    three, count = np.zeros((3, AXES)), np.zeros(3, np.int64)
+    alone = sizes[1, 0, 3] == 0.0
     tried = 0
     for i in range(options):
-        if sizes[0, i, 1] > 1.0:
-            continue
-        for j in range(second):
-            if sizes[1, j, 1] > 1.0:
+        for j in range(1 if alone else options):
+            if sizes[0, i, 1] > 1.0 or sizes[1, j, 1] > 1.0:
                 continue
-            last = many if second > 1 else 1
             for k in range(many):
-                a = i * many + k
-                for m in range(last):
+                # The fewest workers of the second stage that keep the promise: more only take more.
+                a, b = i * many + k, -1
+                for m in range(1 if alone else many):
                     b = j * many + m
-                    more = longer[0, i] + longer[1, j]
-                    total, squares = mean[0, a] + mean[1, b], waits[0, a] ** 2 + waits[1, b] ** 2
-                    if path_p99_s(total, more, squares) > budget_s:
-                        continue
-                    three[0], three[1] = sizes[0, i], sizes[1, j]
-                    count[0], count[1] = int(workers[0, a] * wide[i]), int(workers[1, b] * wide[j])
-                    for way in range(len(numbers)):
-                        three[2], count[2] = other[way], numbers[way]
-                        fits = True
-                        for axis in range(AXES):
-                            taken = 0.0
-                            for kind in range(3):
-                                taken += count[kind] * three[kind, axis]
-                            fits = fits and taken <= gpus + 1e-9
-                        if fits:
-                            tried += 1
-                            if fill(three, count) <= gpus:
-                                return a, b, way
-                            if tried >= _TRIED:
-                                return -1, -1, -1
-                    break  # more workers of the second stage only take more
-                if second == 1:
-                    break  # and of the first
+                    squares = waits[0, a] ** 2 + waits[1, b] ** 2
+                    if path_p99_s(mean[0, a] + mean[1, b], longer[0, i] + longer[1, j], squares) <= budget_s:
+                        break
+                    b = -1
+                if b < 0:
+                    continue
+                first, second = int(workers[0, a] * wide[i]), int(workers[1, b] * wide[j])
+                way = _decoder_beside(sizes, i, j, first, second, other, numbers, gpus)
+                tried += 1
+                if way >= 0:
+                    return a, b, way
+                if tried >= _TRIED:
+                    return -1, -1, -1
+                if alone:
+                    break
     return -1, -1, -1
+
+
+@njit(cache=True)
+def _decoder_beside(
+    sizes: Floats, i: int, j: int, first: int, second: int, other: Floats, numbers: Ints, gpus: int
+) -> int:
+    """A way to decode that fits beside so many workers of two stages; -1: none does."""
+    three, count = np.zeros((3, AXES)), np.zeros(3, np.int64)
+    count[0], count[1] = first, second
+    for axis in range(AXES):
+        three[0, axis], three[1, axis] = sizes[0, i, axis], sizes[1, j, axis]
+    for way in range(len(numbers)):
+        count[2], fits = numbers[way], True
+        for axis in range(AXES):
+            three[2, axis] = other[way, axis]
+            taken = first * three[0, axis] + second * three[1, axis] + count[2] * three[2, axis]
+            fits = fits and taken <= gpus + 1e-9
+        if fits and fill(three, count) <= gpus:
+            return way
+    return -1

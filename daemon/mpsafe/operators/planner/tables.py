@@ -2,7 +2,7 @@
 """The tables of all options of all stages of a cut, stacked, so that a plan reads them at once."""
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from mpsafe.errors import NotMeasured
 from mpsafe.operators.model import Floats, Stage
+from mpsafe.operators.placement import Kind
 from mpsafe.operators.profiles import Profile
 from mpsafe.operators.specs import BYTES, Spec
 from mpsafe.operators.times import CONTEXT, LENGTHS, SEQUENCES, TOKENS, stage_times
@@ -80,8 +81,21 @@ class Tables:
 
 
 @lru_cache(maxsize=512)
-def tables(profile: Profile, spec: Spec, stages: tuple[Stage, ...], shares: tuple[float, ...]) -> Tables:
-    """Raises NotMeasured where a stage has no option at all."""
+def tables(
+    profile: Profile,
+    spec: Spec,
+    stages: tuple[Stage, ...],
+    shares: tuple[float, ...],
+    kinds: frozenset[Kind] = frozenset(),
+) -> Tables:
+    """Of all options, or of `kinds` where there are any. Raises NotMeasured where a stage has no option at all."""
+    if kinds:
+        found = tables(profile, spec, stages, shares)
+        allowed = [
+            [(stage.name, option.tensor_parallel, option.share) in kinds for option in found.options]
+            for stage in stages
+        ]
+        return replace(found, memory=np.where(allowed, found.memory, np.inf))
     options = [Option(1, share) for share in shares] + [Option(gpus, 1.0) for gpus in spec.parallelisms() if gpus > 1]
     count, device = len(options), profile.device
     size = (len(stages), count)
