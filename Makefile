@@ -80,6 +80,6 @@ uninstall:
 
 clean:
 	rm -rf .venv build dist daemon/mpsafe.egg-info daemon/mpsafe/soft/lib daemon/mpsafe/cuda/_cuda.py daemon/mpsafed/driver/_uapi.c \
-		daemon/mpsafe/experts/_core.c ffi/experts/*.o
+		daemon/mpsafe/experts/_core.c ffi/experts/*.o daemon/mpsafe/operators/simulator/_core.c ffi/operators/*.o
 	find daemon tests tools ffi -name __pycache__ -prune -exec rm -rf {} +
 	find daemon -name '_*.so' -delete

@@ -39,6 +39,6 @@ class BuildWithPatch(build_py):
 
 
 setup(
-    cffi_modules=[f"ffi/build_{name}.py:ffibuilder" for name in ("uapi", "cuda", "experts")],
+    cffi_modules=[f"ffi/build_{name}.py:ffibuilder" for name in ("uapi", "cuda", "experts", "operators")],
     cmdclass={"build_ext": BuildNative, "build_py": BuildWithPatch},
 )
