@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 from mpsafe.operators.forecast import Forecast
 from mpsafe.operators.model import Demand, Granularity, Plan, Stage
 
-__all__ = ["CONTROLLERS", "STARTS_S", "Controller", "Kind", "Planner", "start_s"]
+__all__ = ["CONTROLLERS", "STARTS_S", "WHOLE", "Controller", "Kind", "Planner", "start_s"]
 
-Planner: TypeAlias = Callable[[Demand, Granularity], Plan]
+Planner: TypeAlias = Callable[[Demand], Plan]
 
 HOLD_S: Final = 30.0
 STEP_LEAST: Final = 8
@@ -29,12 +29,14 @@ STARTS_S: Final = {"replica": 10.68, "one": 0.03, "all": 0.33}
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A controller. `instant`: workers are up at once, which no real one can do."""
+    """A controller. `instant`: workers are up at once, which no real one can do. `whole`: no two workers share a GPU,
+    only to tell what sharing brings."""
 
     name: str
     granularity: Granularity
     interval_s: float
     instant: bool = False
+    whole: bool = False
     hindsight: bool = False
 
 
@@ -49,6 +51,7 @@ CONTROLLERS: Final = {
         Kind("static", "model", float("inf"), hindsight=True),
     )
 }
+WHOLE: Final = Kind("operator, whole GPUs", "operator", 1.0, whole=True)
 
 
 def start_s(kind: Kind, stage: Stage, operators: int) -> float:
@@ -68,7 +71,6 @@ class Controller:
         self, kind: Kind, forecast: Forecast, planner: Planner, *, interval_s: float, reaction_s: float
     ) -> None:
         self.kind = kind
-        self.interval_s = interval_s
         self._forecast = forecast
         self._planner = planner
         self._reaction_s = reaction_s
@@ -84,7 +86,7 @@ class Controller:
             return self._plan
         demand = self._forecast.at(now_s, self._reaction_s, self._backlog(waiting))
         self._asked.append((now_s, demand))
-        while self._asked[0][0] < now_s - max(HOLD_S, self.interval_s):
+        while self._asked[0][0] < now_s - max(HOLD_S, self.kind.interval_s):
             self._asked.popleft()
         if self._plan is None or self._now_for is None or _exceeds(demand, self._now_for):
             return self._take(demand)
@@ -113,7 +115,7 @@ class Controller:
             float(id(demand.prompts)),
         )
         if key not in self._plans:
-            self._plans[key] = self._planner(demand, self.kind.granularity)
+            self._plans[key] = self._planner(demand)
         return self._plans[key]
 
 

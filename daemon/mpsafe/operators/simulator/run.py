@@ -112,7 +112,7 @@ def simulate(
     for tick in range(ticks):
         now = tick * TICK_S
         state.advance(now)
-        if now - decided >= controller.interval_s:
+        if now - decided >= controller.kind.interval_s:
             decided = now
             plan = controller.decide(now, fleet.waiting)
         fleet.follow(plan, cap=max(STEP_LEAST, sum(fleet.replicas().values())))
