@@ -189,8 +189,8 @@ def _tell(outcome: Outcome) -> None:
 
 def _compared(found: Fleets) -> None:
     out = console()
-    heads = ("controller", "copies#", "GPU hours#", "kWh#", "TTFT p99 ms#", "TBT p99 ms#", "kept %#", "changes#")
-    shown = table("", *heads, "fewer than model-fast#", "than model#")
+    heads = ("controller", "copies#", "GPU hours#", "kWh#", "TTFT p99#", "TBT p99#", "kept %#", "changes#")
+    shown = table("times in ms; what is saved, in % of GPU hours", *heads, "of model-fast#", "of model#")
     for arm in found.arms:
         shown.add_row(
             arm.controller,
@@ -206,8 +206,14 @@ def _compared(found: Fleets) -> None:
         )
     out.print(shown)
     if found.attributions:
-        heads = ("copies#", "faster control#", "finer sizing#", "sharing GPUs#", "together#")
-        parts = table("of model's GPU hours, % saved by", *heads)
+        parts = table(
+            "of model's GPU hours, % saved by",
+            "copies#",
+            "faster control#",
+            "finer sizing#",
+            "sharing GPUs#",
+            "together#",
+        )
         for one in found.attributions:
             each = (one.faster_control, one.finer_sizing, one.sharing, one.together)
             parts.add_row(str(one.copies), *(_spread(spread, 1, 100) for spread in each))
@@ -220,4 +226,4 @@ def _spread(found: Spread | None, digits: int, scale: float = 1.0) -> str:
     mean = f"{found.mean * scale:.{digits}f}"
     if found.low is None or found.high is None or found.high == found.low:
         return mean
-    return f"{mean} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
+    return f"{mean} ±{(found.high - found.mean) * scale:.{digits}f}"

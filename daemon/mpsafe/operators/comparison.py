@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from mpsafe.operators.controllers import CONTROLLERS, WHOLE, Kind
 from mpsafe.operators.replay import Scenario
@@ -157,5 +157,5 @@ def _spread(values: "Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.f
     mean = float(found.mean())
     if len(found) < 2 or not math.isfinite(mean):
         return Spread(mean, None, None)
-    half = float(stats.t.ppf(0.975, len(found) - 1)) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    half = float(stdtrit(len(found) - 1, 0.975)) * float(found.std(ddof=1)) / math.sqrt(len(found))
     return Spread(mean, mean - half, mean + half)

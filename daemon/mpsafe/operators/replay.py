@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpsafe.operators import planner
-from mpsafe.operators.controllers import Controller, Kind, start_s
+from mpsafe.operators.controllers import Controller, Kind, Scope, start_s
 from mpsafe.operators.forecast import Forecast
 from mpsafe.operators.model import Demand, Plan, Slo
 from mpsafe.operators.profiles import Profile
-from mpsafe.operators.simulator.run import TICK_S, Run, simulate
+from mpsafe.operators.simulator.run import Run, simulate
 from mpsafe.operators.specs import Spec
 from mpsafe.operators.stages import stage
 from mpsafe.operators.times import stage_times
@@ -41,16 +41,11 @@ class Scenario:
         kind = replace(kind, interval_s=interval_s or kind.interval_s)
         find = functools.partial(stage, self.spec)
         start = functools.partial(start_s, kind, operators=len(self.spec.operators))
-        slowest = start(find("model")) if kind.granularity == "model" else start(find("prefill"))
-        controller = Controller(
-            kind,
-            Forecast(trace),
-            functools.partial(self._plan, kind=kind),
-            reaction_s=max(kind.interval_s, TICK_S) + slowest,
-        )
+        forecast = Forecast(trace)
+        self.plan(forecast.at(0.0, 0.0, 0), Scope(kind.granularity))  # compiles what is not yet
         return simulate(
             trace,
-            controller,
+            Controller(kind, forecast, self),
             self.slo,
             self.profile.device,
             find,
@@ -60,16 +55,30 @@ class Scenario:
             progress=progress,
         )
 
-    def _plan(self, demand: Demand, *, kind: Kind) -> Plan:
-        """The fewest GPUs that keep the promise; where there are not so many, the most that can be done with those."""
+    def plan(self, demand: Demand, scope: Scope) -> Plan:
+        """The fewest GPUs that keep the promise; where there are not so many, what can be done with those."""
         return planner.plan(
             self.spec,
             self.profile,
             demand,
             self.slo,
-            granularity=kind.granularity,
+            granularity=scope.granularity,
             devices=self.devices,
-            shares=planner.WHOLE if kind.whole else None,
+            shares=scope.shares,
+            kinds=scope.kinds,
+        )
+
+    def most(self, demand: Demand, scope: Scope, gpus: int) -> tuple[float, Plan]:
+        """The highest rate that so many GPUs carry, and the plan for it."""
+        return planner.most(
+            self.spec,
+            self.profile,
+            demand,
+            self.slo,
+            granularity=scope.granularity,
+            devices=gpus,
+            shares=scope.shares,
+            kinds=scope.kinds,
         )
 
 

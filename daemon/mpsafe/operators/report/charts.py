@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines over time, as coordinates of an inline SVG."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ _Scale: TypeAlias = Callable[[float], float]
 WIDTH: Final = 1080
 HEIGHT: Final = 240
 LEFT: Final = 64
-RIGHT: Final = 12
+RIGHT: Final = 24
 TOP: Final = 26
 BOTTOM: Final = 26
 POINTS: Final = 540
@@ -75,7 +76,8 @@ class Chart:
 
 
 def chart(title: str, lines: Sequence[Line], *, logarithmic: bool = False) -> Chart:
-    """From 0 up, or from a power of ten where the lines span decades. Of many points in one place the highest is shown."""
+    """From 0 up, or from a power of ten where the lines span decades. Of many points in one place the
+    highest is shown."""
     end = max((float(line.seconds[-1]) for line in lines if len(line.seconds)), default=1.0) or 1.0
     finite = np.concatenate([line.values[np.isfinite(line.values)] for line in lines] or [np.zeros(1)])
     most = float(finite.max(initial=0.0)) or 1.0
@@ -99,7 +101,9 @@ def chart(title: str, lines: Sequence[Line], *, logarithmic: bool = False) -> Ch
     across = [Tick(x(60 * minute), f"{minute:g} min") for minute in np.arange(0, end / 60 + 1e-9, step)]
     if logarithmic:
         powers = range(round(math.log10(least)), math.floor(math.log10(most)) + 1)
-        up = [Tick(y(10.0**power), f"{10.0**power:g}") for power in powers]
+        factors = (1, 2, 5) if len(powers) < 3 else (1,)
+        marks = [factor * 10.0**power for power in powers for factor in factors if factor * 10.0**power <= most]
+        up = [Tick(y(value), f"{value:g}") for value in marks]
     else:
         up = [Tick(y(value), f"{value:g}") for value in np.arange(0, most * 1.0001, _step(most, 5))]
     return Chart(title, paths, across, up)
@@ -110,10 +114,10 @@ def windows(arrivals_s: Floats, values: Floats, *, width_s: float = 30.0, share:
     bins = (arrivals_s // width_s).astype(np.int64)
     found = np.full(int(bins[-1]) + 1, np.nan)
     edges = np.searchsorted(bins, np.arange(len(found) + 1))
-    for at, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for at, (begin, end) in enumerate(itertools.pairwise(edges)):
         if end > begin:
             found[at] = np.sort(values[begin:end])[math.ceil(share * (end - begin)) - 1]
-    return (np.arange(len(found)) + 0.5) * width_s, found
+    return (np.arange(len(found), dtype=np.float64) + 0.5) * width_s, found
 
 
 def _step(span: float, most: int) -> float:

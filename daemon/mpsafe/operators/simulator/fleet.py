@@ -90,7 +90,7 @@ class Fleet:
         route = self.routes.of(plan)
         wanted = {(pool.stage, pool.tensor_parallel, pool.share): pool for pool in plan.pools}
         left = cap
-        for key, pool in wanted.items():
+        for key, pool in sorted(wanted.items(), key=lambda item: -item[1].share):
             self.routes.limit(pool)
             self._room(key, pool)
             for _ in range(pool.replicas - len(self._workers(key, STARTING, UP))):

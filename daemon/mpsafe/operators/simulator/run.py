@@ -141,7 +141,7 @@ def simulate(
         requests=len(trace),
         gpu_hours=float(on.sum()) / 3600,
         energy_kwh=joules / 3.6e6,
-        ttft_ms=Percentiles(*1000 * _mean_and_quantiles(ttft)),
+        ttft_ms=_percentiles(ttft),
         tbt_ms=Percentiles(1000 * state.gap_mean_s, 1000 * state.gap_s(0.5), 1000 * state.gap_s(0.99)),
         attainment=float(kept.mean()),
         max_gpus=int(gpus.max()),
@@ -152,7 +152,7 @@ def simulate(
     return Run(outcome, Series(seconds, gpus, watts, replicas), fleet.lives, trace.arrivals_s, ttft, tbt, kept)
 
 
-def _mean_and_quantiles(values: Floats) -> Floats:
-    """The mean, the 50th and the 99th percentile of values that may be infinite."""
-    places = [math.ceil(share * len(values)) - 1 for share in (0.5, 0.99)]
-    return np.array([values.mean(), *np.sort(values)[places]])
+def _percentiles(seconds: Floats) -> Percentiles:
+    """Of values that may be infinite."""
+    places = [math.ceil(share * len(seconds)) - 1 for share in (0.5, 0.99)]
+    return Percentiles(*(1000 * float(value) for value in (seconds.mean(), *np.sort(seconds)[places])))
