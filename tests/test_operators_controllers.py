@@ -150,7 +150,7 @@ def test_operator_needs_no_more_than_model_fast() -> None:
 
 
 def test_at_most_so_many_gpus() -> None:
-    run = Scenario(SPEC, h200(), Slo(1.0, 0.1), devices=2).replay(poisson(400.0, 60), CONTROLLERS["operator"])
+    run = Scenario(SPEC, h200(), Slo(1.0, 0.1), devices=2).replay(poisson(400.0, 30), CONTROLLERS["operator"])
     assert run.outcome.max_gpus <= 2
     assert run.outcome.attainment < 0.9
     assert np.isfinite(run.ttft_s).all()

@@ -3,7 +3,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mpsafe.operators import planner
@@ -28,6 +28,9 @@ class Scenario:
     profile: Profile
     slo: Slo
     devices: int | None = None
+    _limits: dict[tuple[object, ...], tuple[float, Plan]] = field(
+        default_factory=lambda: dict[tuple[object, ...], tuple[float, Plan]](), init=False, repr=False
+    )
 
     def replay(
         self,
@@ -57,16 +60,23 @@ class Scenario:
 
     def plan(self, demand: Demand, scope: Scope) -> Plan:
         """The fewest GPUs that keep the promise; where there are not so many, what can be done with those."""
-        return planner.plan(
+        found = planner.plan(
             self.spec,
             self.profile,
             demand,
             self.slo,
             granularity=scope.granularity,
-            devices=self.devices,
             shares=scope.shares,
             kinds=scope.kinds,
         )
+        if self.devices is None or found.gpus <= self.devices:
+            return found
+        lengths = replace(demand, rate_per_s=1.0)
+        key = (lengths.prompt_mean, lengths.output_mean, lengths.output_scv, lengths.arrival_scv, scope)
+        if key not in self._limits:
+            self._limits[key] = self.most(lengths, scope, self.devices)
+        rate, limit = self._limits[key]
+        return replace(limit, binding=f"{self.devices} GPUs carry {rate:.3g} requests a second")
 
     def most(self, demand: Demand, scope: Scope, gpus: int) -> tuple[float, Plan]:
         """The highest rate that so many GPUs carry, and the plan for it."""
