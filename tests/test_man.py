@@ -24,7 +24,10 @@ from mpsafe.cli.tenants import TenantLine
 from mpsafe.doctor.finding import Finding
 from mpsafe.experts.comparison import Arm, Comparison, Interval
 from mpsafe.experts.simulation import PolicyResult
+from mpsafe.operators.comparison import Arm as ControllerArm
+from mpsafe.operators.comparison import Attribution, Spread
 from mpsafe.operators.model import Placed, PoolPlan
+from mpsafe.operators.simulator.run import Outcome, Percentiles
 from mpsafe.protocol.host import Description
 from mpsafe.protocol.leases import Lease, Span
 from mpsafe.protocol.store import Content
@@ -64,6 +67,11 @@ OBJECTS = {
     "regrade": Regrade,
     "pool": PoolPlan,
     "placed": Placed,
+    "outcome": Outcome,
+    "percentiles": Percentiles,
+    "controller": ControllerArm,
+    "attribution": Attribution,
+    "spread": Spread,
     "policy result": PolicyResult,
     "comparison": Comparison,
     "arm": Arm,

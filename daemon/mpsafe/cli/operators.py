@@ -13,6 +13,8 @@ __all__ = ["operators"]
 
 MODULES: Final = {
     "plan": ("operators_plan", "plan"),
+    "simulate": ("operators_simulate", "simulate"),
+    "compare": ("operators_simulate", "compare_fleets"),
 }
 
 
