@@ -23,6 +23,7 @@ from mpsafed.freezer import Freezer
 from mpsafed.mps.control import Control
 from mpsafed.policy import Fence, RestartServer
 from mpsafed.restart import RestartLimits
+from mpsafed.snapshot import Snapshot
 from mpsafed.takeover import TakeoverLimits
 from mpsafed.takeovers import Takeovers
 from vault_rig import vault_of
@@ -51,6 +52,7 @@ class Rig:
             fence_limits=FenceLimits(60, 60),
             restart_limits=RestartLimits(settle_s=0, grace_s=60, end_s=60, start_s=60),
             control_of=lambda server: control,
+            snapshot=Snapshot,
             apply_limits=self.apply_limits,
             takeovers=Takeovers(
                 self.vault.epochs,

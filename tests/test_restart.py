@@ -52,6 +52,7 @@ class Walk:
         *,
         server: int = SERVER,
         clients: list[Identity],
+        late: list[Identity] | None = None,
         limits: RestartLimits = PATIENT,
         reached: ActionState = "requested",
     ) -> list[ActionState]:
@@ -59,6 +60,7 @@ class Walk:
             server,
             os.geteuid(),
             clients,
+            known=lambda: late or [],
             control=control,
             limits=limits,
             may_signal=lambda identity: identity not in self.foreign,
@@ -118,6 +120,27 @@ def gone(directory: Path, more: dict[str, str] | None = None) -> ControlProgram:
     program = ControlProgram(directory, answers(SERVER) | (more or {}))
     program.path.with_name(program.path.name + ".ended").touch()
     return program
+
+
+def test_who_came_while_the_server_was_ended_is_lost_with_it(
+    tmp_path: Path, server: subprocess.Popen[bytes], client: subprocess.Popen[bytes]
+) -> None:
+    program = ControlProgram(tmp_path, answers(server.pid, end=f"kill {server.pid}"))
+    assert Walk().run(program.control(), server=server.pid, clients=[], late=[identity_of(client)]) == STEPS
+    assert client.wait() == -signal.SIGTERM
+
+
+def test_a_server_that_recovers_while_it_is_asked_for_its_clients_is_left_alone(
+    tmp_path: Path, server: subprocess.Popen[bytes], client: subprocess.Popen[bytes]
+) -> None:
+    more = {
+        f"get_client_list {server.pid}": ":>$0.asked",
+        f"get_server_status {server.pid}": "if test -e $0.asked; then echo ACTIVE; else echo FAULT; fi",
+    }
+    program, walk = ControlProgram(tmp_path, answers(server.pid) | more), Walk()
+    assert walk.run(program.control(), server=server.pid, clients=[identity_of(client)]) == ["done"]
+    assert "recovered by itself" in walk.details[0]
+    assert server.poll() is None and client.poll() is None
 
 
 def test_the_whole_walk(tmp_path: Path, server: subprocess.Popen[bytes], client: subprocess.Popen[bytes]) -> None:

@@ -137,6 +137,7 @@ class Engine:
             fence_limits=fence_limits,
             restart_limits=restart_limits,
             control_of=guard.control_of,
+            snapshot=self.snapshot,
             apply_limits=apply_limits,
             takeovers=self.takeovers,
             latest=state.latest,

@@ -18,6 +18,7 @@ from mpsafed.fence import FenceLimits, Surroundings, fence
 from mpsafed.mps.control import Control
 from mpsafed.policy import Decision, Fence, Note, RestartServer, Takeover
 from mpsafed.restart import RestartLimits, restart_server
+from mpsafed.snapshot import Snapshot
 from mpsafed.sources import now_ns
 from mpsafed.takeovers import Takeovers
 
@@ -45,7 +46,7 @@ class Executors:
 
     `control_of` gives the control daemon of a server, also of one that has ended; None if none is known.
     `apply_limits` sets the declared limits there, of one of its servers or (None) the default ones: see
-    restart.py.
+    restart.py. `snapshot`: what is known of servers and clients now.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Executors:
         fence_limits: FenceLimits,
         restart_limits: RestartLimits,
         control_of: Callable[[int], Control | None],
+        snapshot: Callable[[], Snapshot],
         apply_limits: Callable[[Control, int | None], Awaitable[list[str]]],
         takeovers: Takeovers,
         latest: Callable[[int], Event],
@@ -64,6 +66,7 @@ class Executors:
         self._fence_limits = fence_limits
         self._restart_limits = restart_limits
         self._control_of = control_of
+        self._snapshot = snapshot
         self._apply_limits = apply_limits
         self._takeovers = takeovers
         self._latest = latest
@@ -123,6 +126,7 @@ class Executors:
             decision.server,
             decision.uid,
             decision.clients,
+            known=lambda: [client.identity for client in self._snapshot().clients_of(decision.server)],
             control=control,
             limits=self._restart_limits,
             may_signal=self._around.may_signal,

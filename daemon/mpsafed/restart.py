@@ -4,8 +4,9 @@
     requested -> terminating (the server) -> killed (its clients) -> started -> limited -> done | failed
 
 A server in FAULT refuses new clients, so ending it meets only those that are lost already; one that
-is ACTIVE again by itself has new clients, and is left alone. The clients are ended after the
-server: its end is the proof that their work has stopped. The default limits are set before the new
+is ACTIVE again by itself has new clients, and is left alone. Its state is asked for last, and who has come
+nevertheless is lost with the others. The clients are ended after the server: its end is the proof that their
+work has stopped. The default limits are set before the new
 server starts, because they count for servers that start; its own are set and read back after.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mpsafe.errors import ControlFailed, Refused
-from mpsafe.model import ActionState, Identity, ServerState
+from mpsafe.model import ActionState, Identity
 from mpsafed.fence import Progress
 from mpsafed.mps.control import Control
 from mpsafed.processes import Process, identify
@@ -47,6 +48,7 @@ async def restart_server(
     uid: int,
     clients: Iterable[Identity],
     *,
+    known: Callable[[], Iterable[Identity]],
     control: Control,
     limits: RestartLimits,
     may_signal: Callable[[Identity], bool],
@@ -56,11 +58,19 @@ async def restart_server(
 ) -> None:
     """Ends a server in FAULT and its clients, and starts another for the same user, from the step `reached` on.
 
+    `clients` were its clients at the time of the fault, `known` gives those that are known to be now.
     `apply_limits` sets the declared limits, of a server or (None) the default ones, and returns a
     sentence for each that is not in force. What it cannot set is told and is no reason to stop.
     """
     walk = _Walk(
-        server, uid, control=control, limits=limits, may_signal=may_signal, apply_limits=apply_limits, progress=progress
+        server,
+        uid,
+        known=known,
+        control=control,
+        limits=limits,
+        may_signal=may_signal,
+        apply_limits=apply_limits,
+        progress=progress,
     )
     try:
         if reached in _ENDED or await walk.end(clients, reached):
@@ -79,6 +89,7 @@ class _Walk:
         server: int,
         uid: int,
         *,
+        known: Callable[[], Iterable[Identity]],
         control: Control,
         limits: RestartLimits,
         may_signal: Callable[[Identity], bool],
@@ -87,6 +98,7 @@ class _Walk:
     ) -> None:
         self._server = server
         self._uid = uid
+        self._known = known
         self._control = control
         self._limits = limits
         self._may_signal = may_signal
@@ -102,8 +114,9 @@ class _Walk:
         only a log tells, and who its clients are as well: nobody is ended for it.
         """
         server = self._server
-        state = await self._settled()
+        await self._settled()
         listed, servers = await self._control.clients(server), await self._control.servers()
+        state = await self._control.server_state(server)
         if state == "active":
             self._progress("done", f"server {server} is ACTIVE: it recovered by itself, nothing was ended")
             return False
@@ -117,7 +130,7 @@ class _Walk:
             if not await self._end_server():
                 self._progress("failed", f"server {server} does not end, and its clients are not killed before it")
                 return False
-        self._progress("killed", await self._end_clients(lost))
+        self._progress("killed", await self._end_clients(lost | {*self._known()}))
         return True
 
     async def start(self, reached: ActionState) -> None:
@@ -134,13 +147,12 @@ class _Walk:
         else:
             self._progress("failed", f"server {fresh} was ACTIVE and is {state} now")
 
-    async def _settled(self) -> ServerState:
-        """Its state, once it can be believed: the kernel log tells of a fault before the server knows of it."""
+    async def _settled(self) -> None:
+        """Waits until its state can be believed: the kernel log tells of a fault before the server knows of it."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.settle_s
-        while (state := await self._control.server_state(self._server)) == "active" and loop.time() < end:
+        while await self._control.server_state(self._server) == "active" and loop.time() < end:
             await asyncio.sleep(SETTLE_POLL_SECONDS)
-        return state
 
     async def _end_server(self) -> bool:
         identity = identify(self._server)

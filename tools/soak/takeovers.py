@@ -8,6 +8,7 @@ the end nothing may be held for anybody.
 
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import time
@@ -39,6 +40,7 @@ ENDS: Final[tuple[tuple[End, ...], ...]] = (
 )
 APART_SECONDS: Final = 0.15
 SPARE_DESCRIPTORS: Final = 4
+KEPT: Final = Path("build/soak/takeovers")
 # Two places for the data, as there are two for generations: what is published last is not overwritten.
 CHURN: Final = """
 from mpsafe.errors import DaemonUnreachable
@@ -106,11 +108,20 @@ def run(count: int, *, seed: int) -> int:
             except (AssertionError, MpsafeError, TimeoutError, subprocess.TimeoutExpired) as error:
                 report.complain(f"seed {seed + number}: {soak.doing}: {error}; {soak.newest_event()}")
             if report.wrong:
+                _keep(daemon.host.directory)
                 break
         soak.close()
         if not report.wrong:
             soak.check_nothing_is_left(before)
     return report.finish()
+
+
+def _keep(directory: Path) -> None:
+    """Copies what the daemon and MPS wrote, to be read after a round that went wrong."""
+    for name in ("state/state.jsonl", "mpsafed.log", "log/control.log", "log/server.log", "kmsg"):
+        kept = KEPT / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(directory / name, kept)
 
 
 class _Soak:
@@ -198,6 +209,7 @@ class _Soak:
                 self._daemon.client.close()
                 self._daemon.start(ready_for="calls")
             case "server":
+                before = max((entry.seq for entry in self._daemon.written()), default=0)
                 with Tenant(self._daemon.host, "batch", self._daemon.socket) as neighbour:
                     neighbour.say("trap")
                     neighbour.wait()
@@ -209,6 +221,8 @@ class _Soak:
                     self._standby.process.wait(60)
                     self._standby.close()
                     self._standby = None
+                if self._outside:  # whoever comes to a server that is being ended is lost with it, as he should be
+                    self._daemon.fault_closed(since=before)
 
     def _settle(self) -> None:
         """Whoever is left goes on; what it finds is compared with what was told."""
