@@ -10,7 +10,6 @@ start is (the command line, the units) start programs themselves.
 
 import contextlib
 import importlib
-import json
 import os
 import select
 import signal
@@ -21,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+import msgspec
+
 __all__ = ["Forked"]
 
 # What each of the programs imports first.
@@ -28,6 +29,16 @@ IMPORTED: Final = ("mpsafed.main", "tenant_process", "vault_process")
 LINKER: Final = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 KEPT_MAX: Final = 2
 MESSAGE_MAX: Final = 1 << 17
+
+
+class _Order(msgspec.Struct):
+    """What a forked process is to be."""
+
+    module: str
+    arguments: list[str]
+    environment: dict[str, str]
+    directory: str
+    new_session: bool
 
 
 class Forked:
@@ -46,13 +57,8 @@ class Forked:
         talks: bool = True,
         new_session: bool = False,
     ) -> None:
-        order = {
-            "module": module,
-            "arguments": [os.fspath(word) for word in arguments],
-            "environment": dict(environment),
-            "directory": os.getcwd(),
-            "new_session": new_session,
-        }
+        words = [os.fspath(word) for word in arguments]
+        order = _Order(module, words, dict(environment), os.getcwd(), new_session)
         self.returncode: int | None = None
         self.stdin: IO[str] | None = None
         self.stdout: IO[str] | None = None
@@ -120,9 +126,9 @@ class _Server:
                 stdin=theirs.fileno(),
             )
 
-    def send(self, order: Mapping[str, object], fds: Sequence[int]) -> None:
+    def send(self, order: _Order, fds: Sequence[int]) -> None:
         """Has it fork a process with these stdin, stdout, stderr and socket for its pid and its status."""
-        socket.send_fds(self._socket, [json.dumps(order).encode()], fds)
+        socket.send_fds(self._socket, [msgspec.json.encode(order)], fds)
 
     def close(self) -> None:
         """It ends when those that it has forked have."""
@@ -181,7 +187,7 @@ def _serve(asked: socket.socket) -> Callable[[], int | None] | None:
                     os.close(pidfd)
                     other.close()
                 status.close()
-                return _become(json.loads(order), fds[:3])
+                return _become(msgspec.json.decode(order, type=_Order), fds[:3])
             children[os.pidfd_open(pid)] = pid, status
             for fd in fds[:3]:
                 os.close(fd)
@@ -196,22 +202,18 @@ def _tell_end(pidfd: int, pid: int, status: socket.socket) -> None:
         status.send(b"%d" % code)
 
 
-def _become(order: Mapping[str, object], fds: Sequence[int]) -> Callable[[], int | None]:
+def _become(order: _Order, fds: Sequence[int]) -> Callable[[], int | None]:
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
     for fd in fds:
         os.close(fd)
-    if order["new_session"]:
+    if order.new_session:
         os.setsid()
-    os.chdir(str(order["directory"]))
-    environment = order["environment"]
-    assert isinstance(environment, dict)
+    os.chdir(order.directory)
     os.environ.clear()
-    os.environ.update(environment)
-    module, arguments = order["module"], order["arguments"]
-    assert isinstance(module, str) and isinstance(arguments, list)
-    sys.argv = [module, *arguments]
-    main: Callable[[], int | None] = importlib.import_module(module).main
+    os.environ.update(order.environment)
+    sys.argv = [order.module, *order.arguments]
+    main: Callable[[], int | None] = importlib.import_module(order.module).main
     return main
 
 
