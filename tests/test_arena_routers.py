@@ -17,10 +17,12 @@ from click.testing import CliRunner, Result
 from typing_extensions import override
 
 from arena_data import ARENA, HAIKU, MODELS
+from mpsafe.arena.choices import commitment_path
 from mpsafe.arena.files import read_predictions
 from mpsafe.arena.frontier import losses
 from mpsafe.arena.matrix import Matrix, Picks, figures
-from mpsafe.arena.routers import FIXED, LEARNED, NAMES, Query, Router, held_out, make
+from mpsafe.arena.routers import FIXED, LEARNED, NAMES, Query, Router, held_out, make, trained
+from mpsafe.arena.routers.learned import learn
 from mpsafe.cli import cli
 from mpsafe.errors import BadArenaFile, BadRequest, NotComparable
 
@@ -90,6 +92,51 @@ def test_learning_from_the_arena_is_refused() -> None:
     with pytest.raises(NotComparable, match="200 of the training queries"):
         make("knn", separable(ours=True))
     assert make("knn", separable(ours=True), not_comparable=True).route(Query("q", "cat animal")) == "cheap"
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_trained_router_is_the_same_from_its_file(name: str, tmp_path: Path) -> None:
+    made = learn(name, MATRIX, seed=3)
+    told = trained.save(tmp_path / "r", made, seed=3, queries=200, trained_on="made", comparable=True)
+    found, about = trained.load(tmp_path / "r")
+    assert about == told and about.models == MATRIX.models
+    asked = [Query("q", prompt) for prompt in ("a cat animal", "two number", "", "nothing known")]
+    assert [found.route(query) for query in asked] == [made.route(query) for query in asked]
+    assert all(np.array_equal(found.predict(query), made.predict(query)) for query in asked)
+
+
+def test_what_is_no_trained_router(tmp_path: Path) -> None:
+    made = learn("logistic", MATRIX, seed=0)
+    path = tmp_path / "r"
+    trained.save(path, made, seed=0, queries=200, trained_on="made", comparable=True)
+    whole = path.read_bytes()
+    made.models = ["cheap", "dear", "third"]
+    trained.save(path, made, seed=0, queries=200, trained_on="made", comparable=True)
+    for data in (path.read_bytes(), whole[:-30], b"", b"x" * 100):
+        path.write_bytes(data)
+        with pytest.raises(BadArenaFile, match="it is no trained router"):
+            trained.load(path)
+
+
+def test_training_once_and_routing_later(place: Path) -> None:
+    table = place / "table.csv"
+    rows = [f"q_{row},{'cat' if row % 2 else 'one'},{model},{int((model == 'a') == (row % 2 == 1))}"
+            for row in range(20) for model in "ab"]  # fmt: skip
+    table.write_text("query,prompt,model,score\n" + "\n".join(rows) + "\n")
+    done = run("train", "knn", table, "--out", place / "knn.router")
+    assert done.exception is None and "trained on 20 queries" in done.output
+    choices = place / "choices.json"
+    words = ("route", f"trained:{place / 'knn.router'}", "--suite", place / "suite.json", "--out", choices)
+    assert run(*words).exception is None
+    assert json.loads(commitment_path(choices).read_text())["comparable"] is True
+    assert {row.model for row in read_predictions(choices)} <= {"a", "b"}
+    assert isinstance(run(*words, "--train", table).exception, BadRequest)
+    refused = run("train", "knn", place / "haiku.jsonl", place / "gemini.jsonl", "--out", place / "ours.router")
+    assert isinstance(refused.exception, NotComparable)
+    ours = ("train", "knn", place / "haiku.jsonl", place / "gemini.jsonl", "--not-comparable", "--out")
+    assert run(*ours, place / "ours.router").exception is None
+    assert run("route", f"trained:{place / 'ours.router'}", *words[2:]).exception is None
+    assert json.loads(commitment_path(choices).read_text())["comparable"] is False
 
 
 class LastRouter(Router):

@@ -13,6 +13,7 @@ __all__ = ["arena"]
 
 MODULES: Final = {
     "suite": "arena_running",
+    "train": "arena_running",
     "route": "arena_running",
     "run": "arena_running",
     "validate": "arena_scoring",

@@ -12,7 +12,8 @@ from mpsafe.arena.domains import CLASSES
 from mpsafe.arena.files import read_config, read_predictions, write
 from mpsafe.arena.inference import Endpoint, Recorded
 from mpsafe.arena.inference import run as answers_of
-from mpsafe.arena.routers import make
+from mpsafe.arena.routers import LEARNED, Router, make, trained
+from mpsafe.arena.routers.learned import Learned
 from mpsafe.arena.suite import build as drawn
 from mpsafe.arena.suite import candidates, read, save
 from mpsafe.arena.suite import check as findings
@@ -22,7 +23,9 @@ from mpsafe.cli.arena_options import outcomes as outcomes_of
 from mpsafe.cli.options import console, json_option, print_json, table
 from mpsafe.errors import BadRequest
 
-__all__ = ["route", "run", "suite"]
+__all__ = ["route", "run", "suite", "train"]
+
+TRAINED = "trained:"
 
 
 @click.command()
@@ -43,17 +46,43 @@ def route(
     not_comparable: bool,
 ) -> None:
     """Let ROUTER pick a model for each query, and commit to the choices before any outcome is known."""
-    if bool(train) == (config is not None):
-        raise BadRequest("config", "one of --config and --train", "both" if train else "neither")
-    known = outcomes_of(train) if train else names_only(list(read_config(config))) if config else names_only([])
     rows = read_suite(suite_path)
-    chosen = make(router, known, seed=seed, not_comparable=not_comparable)
+    comparable = not not_comparable
+    chosen: Router
+    if router.startswith(TRAINED):
+        if train or config is not None:
+            raise BadRequest("config", "neither --config nor --train with a router that is trained", "one of them")
+        chosen, about = trained.load(Path(router.removeprefix(TRAINED)))
+        comparable = comparable and about.comparable
+    else:
+        if bool(train) == (config is not None):
+            raise BadRequest("config", "one of --config and --train", "both" if train else "neither")
+        known = outcomes_of(train) if train else names_only(list(read_config(config))) if config else names_only([])
+        chosen = make(router, known, seed=seed, not_comparable=not_comparable)
     with progress("queries", len(rows)) as done:
         made, took_ms = choices_of(chosen, rows, done=done)
     write(out, made)
-    told = commit(out, made, took_ms, router=router, seed=seed, comparable=not not_comparable)
+    told = commit(out, made, took_ms, router=router, seed=seed, comparable=comparable)
     click.echo(f"{len(made)} choices: {out}\ncommitted to as {told.choices[:16]}: {commitment_path(out).name}")
     click.echo(f"a decision took {told.decision_p50_ms:.3f} ms, p95 {told.decision_p95_ms:.3f} ms")
+
+
+@click.command()
+@click.argument("router", type=click.Choice(LEARNED))
+@click.argument("paths", metavar="OUTCOMES...", type=FILE, nargs=-1, required=True)
+@click.option("--out", type=OUT, required=True, help="where the trained router goes")
+@click.option("--seed", default=0, show_default=True, help="of what it draws")
+@click.option("--not-comparable", is_flag=True, help="train on RouterArena's own queries, and say so for ever")
+def train(router: str, paths: tuple[Path, ...], out: Path, seed: int, not_comparable: bool) -> None:
+    """Train ROUTER once, for mpsafe arena route trained:FILE."""
+    known = outcomes_of(paths)
+    made = make(router, known, seed=seed, not_comparable=not_comparable)
+    assert isinstance(made, Learned)
+    names = ", ".join(path.name for path in paths)
+    comparable = not not_comparable
+    about = trained.save(out, made, seed=seed, queries=len(known), trained_on=names, comparable=comparable)
+    click.echo(f"{router} for {', '.join(about.models)}, trained on {about.queries} queries: {out}")
+    click.echo(f"mpsafe arena route {TRAINED}{out} --suite SUITE --out CHOICES")
 
 
 @click.command()
