@@ -252,6 +252,7 @@ def test_a_run_goes_on_where_it_was(place: Path, endpoint: str, monkeypatch: pyt
     done = run("run", choices, "--endpoint", endpoint, "--out", out, "--parallel", "2")
     assert "30 answers, 0 failed" in done.output
     assert len(Model.asked) == 10
+    assert "an answer took" in done.output
     assert not journal.exists()
     assert [row.tokens["output_tokens"] for row in read_predictions(out)] == [3] * 30
 

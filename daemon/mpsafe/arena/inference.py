@@ -5,7 +5,9 @@ Each answer is one line of a journal beside the output, so a run of N rows write
 """
 
 import json
+import math
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from mpsafe.arena.files import Object, Prediction, read_cached, write
+from mpsafe.arena.table import number
 
-__all__ = ["Endpoint", "Recorded", "run"]
+__all__ = ["Endpoint", "Recorded", "latencies_ms", "run"]
 
 ANSWER_BYTES_MAX: Final = 16 << 20
 KEPT: Final = ("generated_answer", "success", "token_usage", "provider", "error")
@@ -55,21 +59,27 @@ class Endpoint:
     seconds: float = 120
 
     def __call__(self, row: Prediction) -> Object:
-        """What the model says, or why it does not: an error is an answer without success, never an exception."""
+        """What the model says, or why it does not: an error is an answer without success, never an exception.
+
+        `latency_ms`, a key of ours: from the request until all of the answer was there.
+        """
         messages = [{"role": "user", "content": row.prompt}]
         asked = {"model": row.model, "messages": messages, "max_tokens": self.tokens, "temperature": 0}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(
             f"{self.url.rstrip('/')}/chat/completions", json.dumps(asked).encode(), headers
         )
+        began = time.perf_counter()
         try:
             with urllib.request.urlopen(request, timeout=self.seconds) as reply:
                 told = msgspec.json.decode(reply.read(ANSWER_BYTES_MAX), type=_Completion)
             text = told.choices[0].message.content or ""
         except (OSError, urllib.error.URLError, msgspec.DecodeError, IndexError, ValueError) as error:
             return _result("", False, (0, 0, 0), f"{type(error).__name__}: {error}")
+        took_ms = (time.perf_counter() - began) * 1e3
         used = told.usage
-        return _result(text, True, (used.prompt_tokens, used.completion_tokens, used.total_tokens), None)
+        counts = (used.prompt_tokens, used.completion_tokens, used.total_tokens)
+        return _result(text, True, counts, None) | {"latency_ms": took_ms}
 
 
 class Recorded:
@@ -107,6 +117,16 @@ def run(
     write(out, filled)
     os.unlink(journal)
     return filled
+
+
+def latencies_ms(rows: Sequence[Prediction]) -> tuple[float, float] | None:
+    """The p50 and p95 of the answers of which it is known how long they took, or None."""
+    found = [number((row.generated or {}).get("latency_ms"), boolean=False)[0] for row in rows]
+    known = [one for one in found if not math.isnan(one)]
+    if not known:
+        return None
+    middle, late = np.percentile(known, [50, 95])
+    return float(middle), float(late)
 
 
 def _read(journal: Path) -> Iterator[tuple[int, Object]]:

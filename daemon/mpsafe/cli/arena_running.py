@@ -10,7 +10,7 @@ from mpsafe.arena.choices import commit, commitment_path, names_only, pass_on, r
 from mpsafe.arena.choices import route as choices_of
 from mpsafe.arena.domains import CLASSES
 from mpsafe.arena.files import read_config, read_predictions, write
-from mpsafe.arena.inference import Endpoint, Recorded
+from mpsafe.arena.inference import Endpoint, Recorded, latencies_ms
 from mpsafe.arena.inference import run as answers_of
 from mpsafe.arena.routers import LEARNED, Router, make, trained
 from mpsafe.arena.routers.learned import Learned
@@ -116,6 +116,8 @@ def run(
     failed = sum((row.generated or {}).get("success") is not True for row in filled)
     pass_on(path, out)
     click.echo(f"{len(filled) - failed} answers, {failed} failed or not recorded: {out}")
+    if (took := latencies_ms(filled)) is not None:
+        click.echo(f"an answer took {took[0]:.0f} ms, p95 {took[1]:.0f} ms")
 
 
 @click.group()
