@@ -22,14 +22,20 @@ import numpy as np
 
 from mpsafe.arena.board.inputs import Inputs, add, keep, save
 from mpsafe.arena.board.page import update
+from mpsafe.arena.choices import names_only
 from mpsafe.arena.files import read_cached, read_predictions
 from mpsafe.arena.grading.families import CODE, metric_of
+from mpsafe.arena.live.host import SERVED
+from mpsafe.arena.live.state import HostState, Outstanding
 from mpsafe.arena.matrix import Matrix
 from mpsafe.arena.prices import Prices
 from mpsafe.arena.regrade import regrade
 from mpsafe.arena.routers import Query, make
+from mpsafe.arena.routers.aware import StateAware
 from mpsafe.arena.scoring import arena_score, score_path
 from mpsafe.arena.validation import validate
+from mpsafe.demo.daemon import Daemon
+from mpsafe.demo.hosts import SoftwareGpu
 from tools.bench.rows import Row, report
 
 __all__ = ["main"]
@@ -48,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         os.environ["XDG_CACHE_HOME"] = os.fspath(place / "home")
-        rows = [*_one_router(place), *_grading(place), *_board(place), *_decisions()]
+        rows = [*_one_router(place), *_grading(place), *_board(place), *_decisions(), _live(place)]
     report("arena", "no GPU", rows)
 
 
@@ -118,6 +124,17 @@ def _decisions() -> list[Row]:
         took = [_seconds(functools.partial(router.route, Query("q", prompt))) for prompt in prompts[:500]]
         rows.append(Row(f"a decision of {name}, 120 words, p50", statistics.median(took) * 1e3, "ms", "bound", 1.0))
     return rows
+
+
+def _live(place: Path) -> Row:
+    """A decision that looks at a real status page; the models are known to mpsafed and do not run."""
+    models = [*SERVED]
+    with SoftwareGpu(place / "gpu") as host:
+        host.start_mps()
+        with Daemon(host, place, models) as daemon, HostState(daemon.socket, Outstanding()) as state:
+            router = StateAware(make("random", names_only(models)), models, state.look)
+            took = [_seconds(functools.partial(router.route, Query("q", f"prompt {one}"))) for one in range(2000)]
+    return Row("a state-aware decision over a status page, p50", statistics.median(took) * 1e3, "ms", "bound", 1.0)
 
 
 def _predictions(seed: int, *, others: int) -> list[dict[str, Any]]:
