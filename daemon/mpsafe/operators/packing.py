@@ -6,16 +6,17 @@ a thing that a GPU has once: SMs, memory, memory bus, clients. The memory bus st
 kernels together ask for more than it has would slow each other down, so they are not put together.
 """
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from mpsafe.operators.model import Floats
 
 __all__ = ["AXES", "Ints", "fill", "needed", "pack", "used"]
 
-Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Ints: TypeAlias = npt.NDArray[np.int64]
 AXES: Final = 4
 _ORDERS = 5
 _CLASSES = 128  # more are never met: each kind adds a few
@@ -71,7 +72,7 @@ def _first_fit(sizes: Floats, numbers: Ints, order: Ints, holds: Ints, free: Flo
     kinds, fresh = len(numbers), len(alike) - 1  # the last row stays an empty GPU
     for place in range(kinds):
         kind = order[place]
-        left = numbers[kind]
+        left = int(numbers[kind])
         while left > 0:
             best, many = _best_class(sizes, holds, free, alike, classes, kind, left)
             new = best < 0

@@ -38,8 +38,7 @@ def choose(cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: 
     """The points by stage, whether the 99th percentile is within the budget (else it is the least that can be), and a
     cost that no choice within the budget goes below."""
     stages, points = cost.shape
-    chosen: Ints = np.zeros(stages, np.int64)
-    cheapest = np.zeros(stages, np.int64)
+    chosen, cheapest = np.zeros(stages, np.int64), np.zeros(stages, np.int64)
     for i in range(stages):
         for j in range(points):
             f, c = chosen[i], cheapest[i]
@@ -57,8 +56,7 @@ def choose(cost: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: 
     bound = 0.0
     for _ in range(_TANGENTS):
         delay = _tangent(chosen, mean, longer, waits)
-        chosen, least_cost = _priced(chosen, cost, delay, mean, longer, waits, budget_s)
-        bound = max(bound, least_cost)
+        bound = max(bound, _price(chosen, cost, delay, mean, longer, waits, budget_s))
         kept, count = _staircase(chosen, cost, delay)
         _repair(chosen, kept, count, cost, mean, longer, waits, budget_s)
     return chosen, True, bound
@@ -79,15 +77,13 @@ def _tangent(chosen: Ints, mean: Floats, longer: Floats, waits: Floats) -> Float
 
 
 @njit(cache=True)
-def _priced(
+def _price(
     chosen: Ints, cost: Floats, delay: Floats, mean: Floats, longer: Floats, waits: Floats, budget_s: float
-) -> tuple[Ints, float]:
-    """The cheapest of `chosen` and the choices at all prices that keep the budget, and the bound."""
+) -> float:
+    """Makes `chosen` the cheapest of itself and the choices at all prices that keep the budget; the bound."""
     stages, points = cost.shape
     best_cost, bound = _cost(chosen, cost), 0.0
-    best, trial = np.zeros(stages, np.int64), np.zeros(stages, np.int64)
-    for i in range(stages):
-        best[i] = chosen[i]
+    trial = np.zeros(stages, np.int64)
     low, high = math.log(1e-5), math.log(1e7)
     for _ in range(_PRICES):
         price = math.exp(0.5 * (low + high))
@@ -106,10 +102,10 @@ def _priced(
             if _cost(trial, cost) < best_cost:
                 best_cost = _cost(trial, cost)
                 for i in range(stages):
-                    best[i] = trial[i]
+                    chosen[i] = trial[i]
         else:
             low = 0.5 * (low + high)
-    return best, bound
+    return bound
 
 
 @njit(cache=True)

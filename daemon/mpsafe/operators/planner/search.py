@@ -94,9 +94,10 @@ class _Best:
         for index in np.lexsort((volumes.sum(axis=1), least))[:_PACKED]:
             if math.ceil(least[index] - 1e-6) > self.gpus:
                 break
-            gpus = self._gpus_of(ways[index])
+            way = ways[int(index)]
+            gpus = self._gpus_of(way)
             if gpus is not None:
-                self.ways.append((ways[index], gpus))
+                self.ways.append((way, gpus))
                 self.gpus = min(self.gpus, gpus)
 
 
