@@ -25,12 +25,20 @@ def run(*arguments: str, slo: str = "ttft_ms=1000,tbt_ms=100") -> Result:
 def test_a_plan_in_words_and_in_json() -> None:
     told = run("--rate", "20", *LENGTHS)
     assert told.return_value == 0 and "20 requests a second on 1 GPUs, 0 % above the bound" in told.output
-    assert "shares of SMs: modelled by a roofline" in " ".join(told.output.split())
     found = json.loads(run("--rate", "20", *LENGTHS, "--json").output)
     assert (found["shape"], found["gpus"], found["gap_percent"], found["binding"]) == ("mpsafe.plan/1", 1, 0, "")
     assert found["ttft_ms"]["p99"] <= 1000 and found["tbt_ms"]["p99"] <= 100
     assert {one["gpu"] for one in found["placement"]} == {0}
+    assert found["watts_range"][0] < found["watts_range"][1] < found["watts"]
     assert any("stands for" in note for note in found["notes"])
+
+
+def test_what_is_modelled_is_said() -> None:
+    for rate in ("20", "90", "300"):
+        found = json.loads(run("--rate", rate, *LENGTHS, "--json").output)
+        shares = any(pool["share"] < 1 for pool in found["pools"])
+        assert any("shares of SMs: modelled" in note for note in found["notes"]) == shares
+        assert any("watts: modelled" in note for note in found["notes"])
 
 
 def test_the_highest_rate_on_some_devices() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """This test will read real tables of measured operators, and tables that are damaged."""
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mpsafe.errors import BadProfile, NotMeasured
 from mpsafe.operators import specs
 from mpsafe.operators.curves import along, surface
 from mpsafe.operators.profiles import open_profile
+from mpsafe.operators.profiles.splitwise import BUSY_POWER, busy_power
 from operator_profiles import PROFILES, h200
 
 GEMM = "gemm/vllm/0.24.0/gemm_perf.parquet"
@@ -138,3 +140,79 @@ def test_between_and_beyond_measured_points() -> None:
     assert along(np.array([8.0]), points, values[::-1].copy()).tolist() == [10]  # what falls is not carried on below
     table = surface(np.array([1.0, 2.0]), np.array([1.0, 8.0]), {1.0: (points, values), 3.0: (points, 2 * values)})
     assert table.tolist() == [[10, 140], [15, 210]]
+
+
+LLAMA = specs.load("llama-3.1-8b")
+SERVING = PROFILES / "llmservingsim" / "RTXPRO6000" / "meta-llama" / "Llama-3.1-8B" / "bf16"
+VIDUR = PROFILES / "vidur" / "compute" / "a100" / "meta-llama" / "Meta-Llama-3-8B"
+
+
+def test_llmservingsim_is_in_microseconds_and_of_one_model() -> None:
+    profile = open_profile(str(SERVING))
+    assert profile.device.name == "RTXPRO6000"
+    lines = (SERVING / "tp1" / "dense.csv").read_text().splitlines()
+    told = {row[0]: float(row[2]) for row in csv.reader(lines) if row[1] == "64"}
+    o = profile.linear(LLAMA, LLAMA.operator("o"), 1, np.array([64.0]))
+    assert o[0] == pytest.approx(told["o_proj"] / 1e6)
+    qkv = profile.linear(LLAMA, LLAMA.operator("qkv"), 1, np.array([64.0]))
+    assert qkv[0] == pytest.approx((told["layernorm"] + told["qkv_proj"] + told["rotary_emb"]) / 1e6)
+    prompts = profile.prefill(LLAMA, 1, np.array([1024.0, 2048.0, 4096.0]))
+    assert prompts[0] < prompts[1] and prompts[2] == pytest.approx(4 * prompts[1])
+    table = profile.decode(LLAMA, 1, np.array([1.0, 256.0]), np.array([1024.0, 16384.0]))
+    assert np.all(np.diff(table, axis=0) > 0) and np.all(np.diff(table, axis=1) > 0)
+    with pytest.raises(NotMeasured, match=r"its tables are of Llama-3\.1-8B, not of qwen2-7b"):
+        profile.prefill(specs.load("qwen2-7b"), 1, np.array([1.0]))
+    with pytest.raises(NotMeasured, match=r"there is no tp2/dense\.csv"):
+        profile.linear(LLAMA, LLAMA.operator("o"), 2, np.array([1.0]))
+
+
+def test_vidur_is_in_milliseconds_and_has_no_attention() -> None:
+    profile = open_profile(str(VIDUR))
+    one, two = (profile.linear(LLAMA, LLAMA.operator("gate_up"), gpus, np.array([4096.0]))[0] for gpus in (1, 2))
+    floor = 4 * 4096 * 4096 * 14336 / profile.device.flops
+    assert floor < one < 2 * floor and one / 2 < two < one
+    assert profile.prefill(LLAMA, 1, np.array([4096.0]))[0] > 0
+    assert profile.decode(LLAMA, 1, np.array([8.0]), np.array([4096.0]))[0, 0] > 0
+    assert any("attention: modelled by a roofline" in note for note in profile.notes.said)
+    assert 1e-6 < profile.reduce(2, np.array([1e6]))[0] < 1e-3
+    with pytest.raises(NotMeasured, match="all-reduce: not over 4 GPUs"):
+        profile.reduce(4, np.array([1e6]))
+    with pytest.raises(NotMeasured, match="its table is not of qwen2-7b"):
+        profile.linear(specs.load("qwen2-7b"), LLAMA.operator("o"), 1, np.array([1.0]))
+
+
+def test_two_projects_agree_of_llama_on_their_gpus() -> None:
+    """A token's FLOPs at 2,048 tokens, as a part of each GPU's peak: both between a third and nine tenths."""
+    for profile in (open_profile(str(SERVING)), open_profile(str(VIDUR)), h200()):
+        operators = [one for one in LLAMA.operators if one.name in ("qkv", "o", "gate_up", "down")]
+        seconds = sum(float(profile.linear(LLAMA, one, 1, np.array([2048.0]))[0]) for one in operators)
+        flops = 2 * 2048 * sum(LLAMA.weight_bytes(one) / 2 / LLAMA.layers for one in operators)
+        assert 0.33 < flops / seconds / profile.device.flops < 0.9, profile.name
+
+
+def test_the_power_of_a_gpu_at_work_is_as_splitwise_measured_it(tmp_path: Path) -> None:
+    file = PROFILES / "splitwise" / "perf_model.csv"
+    assert busy_power(file) == pytest.approx(BUSY_POWER, abs=0.006)
+    with pytest.raises(BadProfile, match="whole models and no operators"):
+        open_profile(str(file.parent))
+    (tmp_path / "none.csv").write_text("average_power\n0\n")
+    with pytest.raises(BadProfile, match="has no row with a power"):
+        busy_power(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a\n1\n", "has no column average_power"),
+        ("average_power\nx\n", "line 2: not a number"),
+        ("average_power\n-1\n", "line 2: a negative number"),
+        ("average_power\ninf\n", "line 2: a negative number, or none"),
+        ("", "has no column average_power"),
+    ],
+)
+def test_a_csv_table_is_checked(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(BadProfile, match=says):
+        busy_power(tmp_path / "table.csv")
+    with pytest.raises(BadProfile, match="cannot be read"):
+        busy_power(tmp_path / "other.csv")

@@ -15,6 +15,7 @@ from mpsafe.operators.model import GRANULARITIES, Demand, Granularity, Plan, Slo
 from mpsafe.operators.planner import most
 from mpsafe.operators.planner import plan as planned
 from mpsafe.operators.profiles import Profile, open_profile
+from mpsafe.operators.profiles.splitwise import BUSY_POWER
 
 __all__ = ["plan"]
 
@@ -119,12 +120,21 @@ def _json(answer: Plan, rate: float, profile: Profile) -> None:
         bound_gpus=answer.bound_gpus if math.isfinite(answer.bound_gpus) else None,
         gap_percent=_gap(answer),
         watts=answer.watts,
+        watts_range=_watts_range(answer, profile),
         ttft_ms={"mean": _ms(latency.ttft_mean_s), "p99": _ms(latency.ttft_p99_s)},
         tbt_ms={"mean": _ms(latency.tbt_mean_s), "p99": _ms(latency.tbt_p99_s)},
         pools=answer.pools,
         placement=answer.placement,
         notes=_notes(answer, profile),
     )
+
+
+def _watts_range(answer: Plan, profile: Profile) -> list[float]:
+    """With the power that most of the measured GPUs draw at work, from low to high, in place of the peak."""
+    device = profile.device
+    idle = device.idle_w * answer.gpus
+    working = (answer.watts - idle) / (device.peak_w - device.idle_w)
+    return [idle + working * (part * device.peak_w - device.idle_w) for part in (BUSY_POWER[0], BUSY_POWER[-1])]
 
 
 def _notes(answer: Plan, profile: Profile) -> list[str]:

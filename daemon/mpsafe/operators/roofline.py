@@ -13,12 +13,23 @@ import numpy as np
 from mpsafe.operators.model import Device, Floats
 from mpsafe.operators.specs import BYTES, Experts
 
-__all__ = ["BANDWIDTH_SHARE", "Work", "attend", "attend_cached", "gemm", "mixture", "passes", "slowdown", "work_s"]
+__all__ = [
+    "BANDWIDTH_SHARE",
+    "REACHED",
+    "Work",
+    "attend",
+    "attend_cached",
+    "gemm",
+    "mixture",
+    "passes",
+    "slowdown",
+    "work_s",
+]
 
 # An assumption: published copy and decode-attention curves of this generation of GPUs flatten between 30 % and 60 % of
 # the SMs. Nothing was measured here: `mpsafe operators profile` replaces it on a GPU.
 BANDWIDTH_SHARE: Final = 0.5
-_REACHED: Final = 0.8  # of the nominal bandwidth, as in aiconfigurator's system files
+REACHED: Final = 0.8  # of the nominal bandwidth, as in aiconfigurator's system files
 _KERNEL_S: Final = 3e-6  # launch and drain of an element-wise kernel: the same files
 
 
@@ -60,7 +71,7 @@ def mixture(tokens: Floats, hidden: float, experts: Experts, tensor_parallel: in
 
 def passes(device: Device, tokens: Floats, bytes_per_token: float, kernels: int) -> Floats:
     """Element-wise kernels, in seconds."""
-    return tokens * (bytes_per_token / (device.memory_bytes_per_s * _REACHED)) + kernels * _KERNEL_S
+    return tokens * (bytes_per_token / (device.memory_bytes_per_s * REACHED)) + kernels * _KERNEL_S
 
 
 def work_s(device: Device, work: Work) -> Floats:

@@ -24,6 +24,7 @@ from mpsafe.operators.times import SHARES
 __all__ = ["WHOLE", "most", "plan"]
 
 WHOLE: Final = (1.0,)
+_NEARNESS: Final = 10  # steps in which times that are within the promise are told apart
 
 
 def plan(
@@ -103,11 +104,18 @@ def _plan(question: Question, previous: Plan | None) -> Plan:
     if not found.ways:
         return _too_large(question)
 
-    def order(packed: tuple[Way, int]) -> tuple[int, int, float, int]:
-        """GPUs, then kinds of workers that would have to be started, then watts, then kinds."""
+    def order(packed: tuple[Way, int]) -> tuple[int, int, int, float, int]:
+        """GPUs, then kinds of workers that would have to be started, how near the promise is, watts, and kinds."""
         way, gpus = packed
         kinds = [(pool.stage, pool.tensor_parallel, pool.share) for part in way for pool in part.pools(1.0)]
-        return gpus, sum(kind not in before for kind in kinds), round(_watts(device, way, gpus)), len(kinds)
+        near = max(
+            times.p99_s / promise
+            for part in way
+            for times, promise in ((part.ttft, question.slo.ttft_s), (part.tbt, question.slo.tbt_s))
+            if times is not None
+        )
+        new = sum(kind not in before for kind in kinds)
+        return gpus, new, round(_NEARNESS * near), round(_watts(device, way, gpus)), len(kinds)
 
     way, _ = min(found.ways, key=order)
     pools = tuple(pool for part in way for pool in part.pools(device.memory_bytes))

@@ -67,7 +67,7 @@ def ways(table: Tables, machine: Machine, load: Load, tbt_s: float) -> list[Cand
         rounds = load.tokens_per_s / min(size, max(1.0, there))
         hand_over = one.hops + one.handed * size
         taken = one.memory[one.holder] + most * one.cached
-        rent = np.maximum(table.shares, taken) * table.gpus * seconds[one.holder]
+        rent = np.maximum(table.shares, np.minimum(taken, 2.0)) * table.gpus * seconds[one.holder]
         rent = np.where(taken <= 1, rent, np.inf)
         path = Path(
             service=seconds[one.others],

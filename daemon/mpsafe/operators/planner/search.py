@@ -24,7 +24,7 @@ from mpsafe.operators.stages import Groups, cut, groups, stages
 __all__ = ["Found", "Question", "Way", "decoding", "prefilling", "search"]
 
 Way: TypeAlias = tuple[Candidate, ...]
-_PACKED: Final = 8  # pairs of ways that are packed at a time, the least voluminous first
+_PACKED: Final = 12  # pairs of ways that are packed at a time, the least voluminous first
 _RELAXED: Final = 1.5  # steps in which a promise that cannot be kept is relaxed until it can
 _STEPS: Final = 30
 _LESS: Final = 0.97
@@ -113,7 +113,7 @@ def search(question: Question, gpus_of: Callable[[Way], int | None]) -> Found:
             if table.possible
             else ([], np.full(len(WEIGHTS), np.inf))
         )
-        alone, bound = [(one,) for one in frontier(found)], float(least.max())
+        alone, bound = [(one,) for one in found], float(least.max())
         if not found and question.granularity == "model":
             return _nearest_monolith(question, table, best)
     best.consider(alone)

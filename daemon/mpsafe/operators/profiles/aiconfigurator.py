@@ -20,6 +20,7 @@ from mpsafe.errors import BadProfile, NotMeasured
 from mpsafe.operators import roofline
 from mpsafe.operators.curves import along, surface
 from mpsafe.operators.model import Device, Floats
+from mpsafe.operators.profiles.datasheets import IDLE_SHARE
 from mpsafe.operators.profiles.profile import Notes, Profile
 from mpsafe.operators.specs import Experts, Operator, Spec
 
@@ -29,8 +30,6 @@ Shape: TypeAlias = tuple[int, ...]
 Points: TypeAlias = dict[Shape, tuple[Floats, Floats]]
 
 _FARTHEST: Final = math.log(4.0)  # a shape that differs by more in any dimension cannot stand for another
-# An assumption: no table has the power of an idle GPU.
-_IDLE_SHARE: Final = 0.12
 _ROUTING: Final = ("power_law_1.01", "power_law_1.2", "balanced")
 
 
@@ -100,7 +99,7 @@ class Aiconfigurator(Profile):
             flops=number("gpu", "bfloat16_tc_flops"),
             memory_bytes_per_s=number("gpu", "mem_bw"),
             link_bytes_per_s=number("node", "intra_node_bw"),
-            idle_w=number("gpu", "power") * _IDLE_SHARE,
+            idle_w=number("gpu", "power") * IDLE_SHARE,
             peak_w=number("gpu", "power"),
             clients_max=48,
         )
