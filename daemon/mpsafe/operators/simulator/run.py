@@ -134,7 +134,7 @@ def simulate(
     ttft = np.asarray(requests.first - requests.arrival, np.float64)
     decoding = np.isfinite(requests.end) & (requests.output > 1)
     tbt = np.zeros(len(trace))
-    tbt[decoding] = ((requests.end - requests.first) / (requests.output - 1))[decoding]
+    tbt[decoding] = (requests.end - requests.first)[decoding] / (requests.output - 1)[decoding]
     kept = np.isfinite(requests.end) & (ttft <= slo.ttft_s) & (tbt <= slo.tbt_s)
     outcome = Outcome(
         controller=controller.kind.name,
