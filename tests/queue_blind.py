@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from typing_extensions import override
 
 from mpsafe.operators import planner
 from mpsafe.operators.controllers import Controller, Kind
@@ -48,11 +49,12 @@ class Blind(Controller):
         length = np.array([float(PROMPT)])
         self._prompts_per_s = 1 / float((linear_s(one, length) + prefill_s(one, length))[0])
         # As many sequences as the promise allows, their caches half grown.
-        sizes = np.arange(1, 257)
-        steps = [float(linear_s(other, np.array([n]))[0]) + decode_s(other, n, PROMPT + OUTPUT / 2) for n in sizes]
-        self._group = int(sizes[np.searchsorted(steps, scenario.slo.tbt_s) - 1])
+        context = PROMPT + OUTPUT / 2
+        steps = [float(linear_s(other, np.array([float(n)]))[0]) + decode_s(other, n, context) for n in range(1, 257)]
+        self._group = int(np.searchsorted(steps, scenario.slo.tbt_s))
         self._tokens_per_s = self._group / steps[self._group - 1]
 
+    @override
     def decide(self, now_s: float, waiting: int) -> Plan:
         begin, end = np.searchsorted(self._trace.arrivals_s, (max(0.0, now_s - 180), max(now_s, 60.0)))
         rate = (end - begin) / min(180.0, max(now_s, 60.0))

@@ -7,7 +7,17 @@ import os
 import sys
 from typing import Final
 
-BENCHES: Final = ("arena", "daemon", "experts", "kernel", "leases", "operators", "sharing", "takeover")
+BENCHES: Final = (
+    "arena",
+    "daemon",
+    "experts",
+    "kernel",
+    "leases",
+    "operators",
+    "operators_simulate",
+    "sharing",
+    "takeover",
+)
 WANT_TORCH: Final = ("experts", "sharing")
 ON_A_GPU: Final = ("takeover",)
 

@@ -118,8 +118,8 @@ def _azure(name: str, text: str) -> list[_Row]:
             if len(row) != len(COLUMNS):
                 raise BadRequestTrace(name, place, f"it has {len(row)} fields, {len(COLUMNS)} are expected")
             time, prompt, output = (row[at] for at in places)
-            least = ((COLUMNS[1], prompt, 1), (COLUMNS[2], output, 0))
-            rows.append((_seconds(name, place, time), *(_count(name, place, *each) for each in least), lines.line_num))
+            tokens = _count(name, place, COLUMNS[1], prompt, 1), _count(name, place, COLUMNS[2], output, 0)
+            rows.append((_seconds(name, place, time), *tokens, lines.line_num))
     except csv.Error as error:
         raise BadRequestTrace(name, f"line {lines.line_num}", f"it is no CSV: {error}") from None
     return rows

@@ -74,17 +74,16 @@ class State:
         self.routes = _records("route", routes)
         self.events = _records("event", len(arrivals_s) + 4 * workers + 16)
         self.tables = _records("table", 0)
-        self.ends = np.zeros((workers, batch), np.int64)
-        self.enders = np.zeros((workers, batch), np.int64)
+        self._ends = np.zeros((workers, batch), np.int64)
+        self._enders = np.zeros((workers, batch), np.int64)
         self.members = np.zeros((stages, workers), np.int64)
         self.on_gpu = np.zeros((workers, stages), np.int64)
         self.prefill_route = np.zeros((routes, visits), np.int64)
         self.decode_route = np.zeros((routes, visits), np.int64)
         self.grid = np.zeros(0)
         self.gaps = np.zeros(lib.GAP_BINS)
-        self.core = ffi.new("struct simulation *")
-        self.core.requests_count, self.core.workers_count = len(arrivals_s), workers
-        self.core.stages_count, self.core.batch, self.core.visits = stages, batch, visits
+        sizes = {"requests_count": len(arrivals_s), "workers_count": workers, "stages_count": stages}
+        self.core = ffi.new("struct simulation *", {**sizes, "batch": batch, "visits": visits})
         self._point()
 
     def _point(self) -> None:
@@ -97,8 +96,15 @@ class State:
             ("table", self.tables),
         ):
             setattr(self.core, f"{struct}s", ffi.from_buffer(f"struct {struct}[]", records))
-        for name in ("ends", "enders", "members", "on_gpu", "prefill_route", "decode_route"):
-            setattr(self.core, name, ffi.from_buffer("int64_t[]", getattr(self, name)))
+        for name, integers in (
+            ("ends", self._ends),
+            ("enders", self._enders),
+            ("members", self.members),
+            ("on_gpu", self.on_gpu),
+            ("prefill_route", self.prefill_route),
+            ("decode_route", self.decode_route),
+        ):
+            setattr(self.core, name, ffi.from_buffer("int64_t[]", integers))
         self.core.grid = ffi.from_buffer("double[]", self.grid)
         self.core.gaps = ffi.from_buffer("double[]", self.gaps)
 
@@ -115,7 +121,7 @@ class State:
         ]
         begins = len(self.grid) + np.cumsum([0, *(len(part) for part in parts)])
         table = _records("table", 1)
-        table.hop = hops * times.hop_s
+        table["hop"] = hops * times.hop_s
         for name, at in (("linear", 0), ("prefill", 2), ("sequences", 4), ("context", 5)):
             table[name], table[f"{name}_size"] = begins[at], len(parts[at])
         self.tables = np.concatenate((self.tables, table)).view(np.recarray)
