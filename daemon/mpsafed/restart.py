@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mpsafe.errors import ControlFailed, Refused
-from mpsafe.model import ActionState, Identity
+from mpsafe.model import ActionState, Identity, ServerState
 from mpsafed.fence import Progress
 from mpsafed.mps.control import Control
 from mpsafed.processes import Process, identify
@@ -114,12 +114,13 @@ class _Walk:
         only a log tells, and who its clients are as well: nobody is ended for it.
         """
         server = self._server
-        await self._settled()
-        listed, servers = await self._control.clients(server), await self._control.servers()
-        state = await self._control.server_state(server)
-        if state == "active":
-            self._progress("done", f"server {server} is ACTIVE: it recovered by itself, nothing was ended")
-            return False
+        while True:
+            if await self._settled() == "active":
+                self._progress("done", f"server {server} is ACTIVE: it recovered by itself, nothing was ended")
+                return False
+            listed, servers = await self._control.clients(server), await self._control.servers()
+            if await self._control.server_state(server) != "active":
+                break
         if server not in servers and reached == "requested":
             self._vanished = True
             return True
@@ -147,12 +148,13 @@ class _Walk:
         else:
             self._progress("failed", f"server {fresh} was ACTIVE and is {state} now")
 
-    async def _settled(self) -> None:
-        """Waits until its state can be believed: the kernel log tells of a fault before the server knows of it."""
+    async def _settled(self) -> ServerState:
+        """Its state, once it can be believed: the kernel log tells of a fault before the server knows of it."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.settle_s
-        while await self._control.server_state(self._server) == "active" and loop.time() < end:
+        while (state := await self._control.server_state(self._server)) == "active" and loop.time() < end:
             await asyncio.sleep(SETTLE_POLL_SECONDS)
+        return state
 
     async def _end_server(self) -> bool:
         identity = identify(self._server)
