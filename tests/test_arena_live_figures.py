@@ -119,6 +119,9 @@ def test_what_does_not_answer_is_avoided(state: ModelState) -> None:
     assert routed(a=state, b=state, c=state)[0] == "a", "nobody is better"
     busy, down = replace(IDLE, outstanding=9, silent_s=9, failed_s=0.0), replace(IDLE, healthy=False)
     assert routed(a=down, b=busy, c=down)[0] == "b", "busy is better than down"
+    assert routed(a=replace(down, failed_s=0.1), b=down, c=down)[0] == "b", (
+        "what has not failed is better than what has"
+    )
     assert routed(a=state, c=IDLE)[0] == "c", "what nobody knows of does not answer"
 
 

@@ -6,7 +6,8 @@
 Requests are packets on the Unix socket PATH (SOCK_SEQPACKET), JSON: {"prompt": hexadecimal, "tokens": how many}. The
 answer is {"said": hexadecimal, "busy_s": for how long the device worked on it}. One request at a time is computed; the
 others wait. Queue, in flight, latency and residency are reported to mpsafed when they have changed, four times a second
-at most. "ready PID NS" (CLOCK_MONOTONIC) on standard output says when it answers from now on. A CUDA error ends it.
+at most, and once a second at least: a daemon that was started again knows nothing of an idle model. "ready PID NS"
+(CLOCK_MONOTONIC) on standard output says when it answers from now on. A CUDA error ends it.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ __all__ = ["Ask", "main"]
 
 PACKET_MAX: Final = 4096
 REPORT_S: Final = 0.25
+AGAIN_S: Final = 1.0
 SMOOTH: Final = 0.2
 
 
@@ -107,16 +109,14 @@ class Service:
 
 def report(service: Service, daemon: str) -> None:
     """Tells mpsafed what has changed, on a connection of its own; a daemon that is away is told when it is back."""
-    told: Figures | None = None
+    told, due = Figures(), 0.0
     with Client(daemon) as client:
         while True:
             figures = service.figures()
-            if figures != told:
-                try:
+            if figures != told or time.monotonic() >= due:
+                with contextlib.suppress(MpsafeError):
                     client.report(figures)
-                    told = figures
-                except MpsafeError:
-                    told = None
+                    told, due = figures, time.monotonic() + AGAIN_S
             time.sleep(REPORT_S)
 
 

@@ -53,7 +53,7 @@ class Seen:
 
 class StateAware(Router):
     """Takes what `base` picks, unless that is known not to answer: then the least busy of those that may. Where all
-    are busy or silent, of those of which at least the host does not say that they are down.
+    are busy or silent, of those that are up by what the host says; where that is nobody, of those that have not failed.
 
     `models`: all of them, the cheapest first, which is taken of equally busy ones. `look` reads the host; `seen` is
     what was looked at last.
@@ -70,7 +70,9 @@ class StateAware(Router):
         wanted = self._base.route(query)
         seen = self.seen = self._look()
         up = [model for model in self._models if _up(seen, model)]
-        may = [model for model in up if _answers(seen.models[model])] or up
+        known = [model for model in self._models if model in seen.models]
+        may = [model for model in up if _answers(seen.models[model])]
+        may = may or up or [model for model in known if _answers(seen.models[model])]
         if wanted in may or not may:
             return wanted
         return min(may, key=lambda model: _busy(seen, model))
