@@ -51,7 +51,7 @@ def test_few_workers_take_as_few_gpus_as_any_way_does() -> None:
         found = pack(sizes, numbers)
         assert found is not None and holds(sizes, numbers, found)
         least = fewest([sizes[k] for k in range(3) for _ in range(numbers[k])])
-        assert used(found) == fill(sizes, numbers) <= least + 1
+        assert used(found) == fill(sizes, numbers, 0) <= least + 1
         more += used(found) > least
     assert more <= 2  # best fit is no optimum, and nearly one
 
@@ -76,7 +76,7 @@ def test_every_axis_counts() -> None:
     for axis in range(AXES):
         sizes = np.full((1, AXES), 0.01)
         sizes[0, axis] = 0.6
-        assert fill(sizes, np.array([5])) == 5
+        assert fill(sizes, np.array([5]), 0) == 5
 
 
 def test_shards_of_a_worker_are_neighbours_on_gpus_of_their_own() -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans against their bounds: how long one takes, how far it is from the optimum, and the formulas against exact queues.
+"""Plans against their bounds: how long one takes, how far it is from the optimum, and the formulas against exact
+queues.
 
 Tables are the excerpts of tests/data/profiles, so that every machine measures the same; MPSAFE_PROFILES names a folder
 of whole ones. The first call of each kind is not measured: it compiles, and reads tables.
@@ -20,8 +21,8 @@ from mpsafe.operators.fcfs import departures
 from mpsafe.operators.model import GRANULARITIES, Demand, Floats, PoolPlan, Slo
 from mpsafe.operators.placement import kind, place
 from mpsafe.operators.planner import plan
-from mpsafe.operators.planner.points import Path as Stages
 from mpsafe.operators.planner.points import WEIGHTS, solve
+from mpsafe.operators.planner.points import Path as Stages
 from mpsafe.operators.profiles import open_profile
 from mpsafe.operators.queueing import wait_mean_s
 from tools.bench.rows import Row, percentile, report

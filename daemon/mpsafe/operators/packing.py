@@ -6,6 +6,7 @@ a thing that a GPU has once: SMs, memory, memory bus, clients. The memory bus st
 kernels together ask for more than it has would slow each other down, so they are not put together.
 """
 
+import math
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["AXES", "Ints", "fill", "needed", "pack", "used"]
 Ints: TypeAlias = npt.NDArray[np.int64]
 AXES: Final = 4
 _ORDERS = 5
-_CLASSES = 128  # more are never met: each kind adds a few
+_CLASSES = 12  # for each kind: more are not met, it divides what it is put on
 
 
 @njit(cache=True)
@@ -102,11 +103,11 @@ def _first_fit(sizes: Floats, numbers: Ints, order: Ints, holds: Ints, free: Flo
 
 
 @njit(cache=True)
-def _best_fit(sizes: Floats, numbers: Ints, before: Ints, orders: int) -> tuple[Ints, Ints, int, int]:
+def _best_fit(sizes: Floats, numbers: Ints, before: Ints, orders: int, enough: int) -> tuple[Ints, Ints, int, int]:
     """Of the orders (by SMs, memory, bus, all together, the largest of them) that with the fewest GPUs: what classes
-    hold, how many GPUs are of each, classes and GPUs; -1: no room."""
+    hold, how many GPUs are of each, classes and GPUs; -1: no room. The first with no more than `enough` will do."""
     kinds = len(numbers)
-    rows = len(before) + _CLASSES
+    rows = len(before) + _CLASSES + _CLASSES * kinds
     best_holds, best_alike = np.zeros((rows, kinds), np.int64), np.zeros(rows, np.int64)
     best_classes, best = -1, -1
     keys, order = np.zeros(kinds), np.zeros(kinds, np.int64)
@@ -134,19 +135,22 @@ def _best_fit(sizes: Floats, numbers: Ints, before: Ints, orders: int) -> tuple[
                     break
         if best < 0 or gpus < best:
             best_holds, best_alike, best_classes, best = holds, alike, classes, gpus
+            if best <= enough:
+                break
     return best_holds, best_alike, best_classes, best
 
 
 @njit(cache=True)
-def fill(sizes: Floats, numbers: Ints) -> int:
-    """GPUs that `pack` fills, from nothing; a huge number where a worker is larger than a GPU."""
-    gpus = _best_fit(sizes, numbers, np.zeros((0, len(numbers)), np.int64), _ORDERS)[3]
+def fill(sizes: Floats, numbers: Ints, enough: int) -> int:
+    """GPUs that `pack` fills, from nothing; a huge number where a worker is larger than a GPU. Fewer than `enough` are
+    not looked for."""
+    gpus = _best_fit(sizes, numbers, np.zeros((0, len(numbers)), np.int64), _ORDERS, enough)[3]
     return 1 << 30 if gpus < 0 else gpus
 
 
 def needed(sizes: Floats, numbers: Ints) -> int | None:
     """GPUs that `pack` fills; None where a worker is larger than a GPU."""
-    gpus = fill(sizes, numbers)
+    gpus = fill(sizes, numbers, math.ceil(float((numbers @ sizes).max()) - 1e-6))
     return None if gpus >= 1 << 30 else gpus
 
 
@@ -154,7 +158,7 @@ def pack(sizes: Floats, numbers: Ints, *, held: Ints | None = None) -> Ints | No
     """By GPU and kind, how many of its workers are there; None where a worker is larger than a GPU. `sizes` by kind and
     axis, in GPUs; `held`: by GPU and kind what is there already, which stays, and its GPUs come first."""
     before = np.zeros((0, len(numbers)), np.int64) if held is None else held
-    holds, alike, classes, gpus = _best_fit(sizes, numbers, before, _ORDERS if held is None else 1)
+    holds, alike, classes, gpus = _best_fit(sizes, numbers, before, _ORDERS if held is None else 1, 0)
     return None if gpus < 0 else np.repeat(holds[:classes], alike[:classes], axis=0)
 
 

@@ -4,6 +4,7 @@
 import importlib.resources
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -78,64 +79,7 @@ class Spec:
     @property
     def operators(self) -> tuple[Operator, ...]:
         """In the order in which a token passes them."""
-        hidden, wide, narrow = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
-        state = hidden * BYTES
-        qkv = wide + 2 * narrow
-        rotated = 2 * (wide + narrow) * BYTES
-        up, down = Gemm(2 * self.inner, hidden, "n"), Gemm(hidden, self.inner, "k")
-        acted = 3 * self.inner * BYTES
-        operators = [
-            Operator(name="embed", layers=1, pass_bytes=2 * state, kernels=1, out_bytes=state),
-            Operator(
-                name="qkv",
-                layers=self.layers,
-                gemms=(Gemm(qkv, hidden, "n"),),
-                pass_bytes=4 * state + rotated,
-                kernels=2,
-                out_bytes=qkv * BYTES,
-            ),
-            Operator(name="attention", layers=self.layers, out_bytes=wide * BYTES),
-            Operator(name="o", layers=self.layers, gemms=(Gemm(hidden, wide, "k"),), reduced=True, out_bytes=state),
-        ]
-        if self.experts is None:
-            operators += [
-                Operator(
-                    name="gate_up",
-                    layers=self.layers,
-                    gemms=(up,),
-                    pass_bytes=4 * state + acted,
-                    kernels=2,
-                    out_bytes=self.inner * BYTES,
-                ),
-                Operator(name="down", layers=self.layers, gemms=(down,), reduced=True, out_bytes=state),
-            ]
-        else:
-            shared = self.inner > 0
-            operators += [
-                Operator(
-                    name="router",
-                    layers=self.layers,
-                    gemms=(Gemm(self.experts.count, hidden, ""),),
-                    pass_bytes=4 * state,
-                    kernels=1,
-                    out_bytes=state + 8 * self.experts.top,
-                ),
-                Operator(
-                    name="experts",
-                    layers=self.layers,
-                    gemms=(up, down) if shared else (),
-                    experts=self.experts,
-                    pass_bytes=acted if shared else 0,
-                    kernels=1 if shared else 0,
-                    reduced=True,
-                    out_bytes=state,
-                ),
-            ]
-        head = Gemm(self.vocabulary, hidden, "n")
-        operators.append(
-            Operator(name="lm_head", layers=1, gemms=(head,), pass_bytes=2 * state, kernels=1, out_bytes=8)
-        )
-        return tuple(operators)
+        return _operators(self)
 
     def operator(self, name: str) -> Operator:
         """Raises KeyError."""
@@ -154,6 +98,66 @@ class Spec:
         """Numbers of GPUs that divide all heads and widths evenly; cached heads are repeated where there are fewer."""
         widths = [self.heads, self.inner or self.heads, *([self.experts.inner] if self.experts else [])]
         return tuple(gpus for gpus in (1, 2, 4, 8) if all(width % gpus == 0 for width in widths))
+
+
+@lru_cache(maxsize=64)
+def _operators(spec: Spec) -> tuple[Operator, ...]:
+    hidden, wide, narrow = spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    state = hidden * BYTES
+    qkv = wide + 2 * narrow
+    rotated = 2 * (wide + narrow) * BYTES
+    up, down = Gemm(2 * spec.inner, hidden, "n"), Gemm(hidden, spec.inner, "k")
+    acted = 3 * spec.inner * BYTES
+    operators = [
+        Operator(name="embed", layers=1, pass_bytes=2 * state, kernels=1, out_bytes=state),
+        Operator(
+            name="qkv",
+            layers=spec.layers,
+            gemms=(Gemm(qkv, hidden, "n"),),
+            pass_bytes=4 * state + rotated,
+            kernels=2,
+            out_bytes=qkv * BYTES,
+        ),
+        Operator(name="attention", layers=spec.layers, out_bytes=wide * BYTES),
+        Operator(name="o", layers=spec.layers, gemms=(Gemm(hidden, wide, "k"),), reduced=True, out_bytes=state),
+    ]
+    if spec.experts is None:
+        operators += [
+            Operator(
+                name="gate_up",
+                layers=spec.layers,
+                gemms=(up,),
+                pass_bytes=4 * state + acted,
+                kernels=2,
+                out_bytes=spec.inner * BYTES,
+            ),
+            Operator(name="down", layers=spec.layers, gemms=(down,), reduced=True, out_bytes=state),
+        ]
+    else:
+        shared = spec.inner > 0
+        operators += [
+            Operator(
+                name="router",
+                layers=spec.layers,
+                gemms=(Gemm(spec.experts.count, hidden, ""),),
+                pass_bytes=4 * state,
+                kernels=1,
+                out_bytes=state + 8 * spec.experts.top,
+            ),
+            Operator(
+                name="experts",
+                layers=spec.layers,
+                gemms=(up, down) if shared else (),
+                experts=spec.experts,
+                pass_bytes=acted if shared else 0,
+                kernels=1 if shared else 0,
+                reduced=True,
+                out_bytes=state,
+            ),
+        ]
+    head = Gemm(spec.vocabulary, hidden, "n")
+    operators.append(Operator(name="lm_head", layers=1, gemms=(head,), pass_bytes=2 * state, kernels=1, out_bytes=8))
+    return tuple(operators)
 
 
 def built_in(name: str) -> Spec:

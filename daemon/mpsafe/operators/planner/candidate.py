@@ -8,6 +8,7 @@ import numpy as np
 
 from mpsafe.operators.model import Floats, PoolPlan
 from mpsafe.operators.packing import Ints
+from mpsafe.operators.placement import Kind
 from mpsafe.operators.planner.tables import Tables
 
 __all__ = ["Candidate", "Times", "frontier"]
@@ -50,6 +51,13 @@ class Candidate:
         """By stage and axis, what one shard takes."""
         rows = np.arange(len(self.option))
         return np.stack([self.table.shares[self.option], self.memory, self.table.bandwidth[rows, self.option]], axis=1)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Of workers, by stage."""
+        options = [self.table.options[int(option)] for option in self.option]
+        stages = [stage.name for stage in self.table.stages]
+        return [(name, option.tensor_parallel, option.share) for name, option in zip(stages, options, strict=True)]
 
     def pools(self, memory_bytes: float) -> tuple[PoolPlan, ...]:
         found = list[PoolPlan]()

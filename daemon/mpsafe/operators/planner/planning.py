@@ -13,6 +13,7 @@ import numpy as np
 from mpsafe.operators.model import Demand, Device, Floats, Granularity, Latency, Placed, Plan, Slo
 from mpsafe.operators.packing import Ints, needed
 from mpsafe.operators.placement import Kind, place
+from mpsafe.operators.planner.candidate import Candidate
 from mpsafe.operators.planner.load import checked, load_of
 from mpsafe.operators.planner.search import Found, Question, Way, search
 from mpsafe.operators.planner.tables import tables
@@ -100,14 +101,21 @@ def most(
 def _plan(question: Question, previous: Plan | None) -> Plan:
     device = question.profile.device
     before = _before(previous)
-    found = search(question, lambda way: needed(_sizes(question, way), _numbers(way)))
+    taken: dict[int, tuple[Candidate, Floats, Ints]] = {}  # a part is in many ways; each is kept, so its id is its own
+
+    def gpus_of(way: Way) -> int | None:
+        taken.update({id(part): (part, *_taken(question, part)) for part in way if id(part) not in taken})
+        parts = [taken[id(part)] for part in way]
+        return needed(np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts]))
+
+    found = search(question, gpus_of)
     if not found.ways:
         return _too_large(question)
 
-    def order(packed: tuple[Way, int]) -> tuple[int, int, int, float, int]:
-        """GPUs, then kinds of workers that would have to be started, how near the promise is, watts, and kinds."""
+    def order(packed: tuple[Way, int]) -> tuple[int, int, float, int]:
+        """Kinds of workers that would have to be started, then how near the promise is, watts, and kinds."""
         way, gpus = packed
-        kinds = [(pool.stage, pool.tensor_parallel, pool.share) for part in way for pool in part.pools(1.0)]
+        kinds = [kind for part in way for kind in part.kinds]
         near = max(
             times.p99_s / promise
             for part in way
@@ -115,11 +123,12 @@ def _plan(question: Question, previous: Plan | None) -> Plan:
             if times is not None
         )
         new = sum(kind not in before for kind in kinds)
-        return gpus, new, round(_NEARNESS * near), round(_watts(device, way, gpus)), len(kinds)
+        return new, round(_NEARNESS * near), round(_watts(device, way, gpus)), len(kinds)
 
-    way, _ = min(found.ways, key=order)
+    fewest = min(gpus for _, gpus in found.ways)
+    way, _ = min((packed for packed in found.ways if packed[1] == fewest), key=order)
     pools = tuple(pool for part in way for pool in part.pools(device.memory_bytes))
-    placed = place(pools, _sizes(question, way), previous=before)
+    placed = place(pools, np.concatenate([_taken(question, part)[0] for part in way]), previous=before)
     assert placed is not None, "what was packed can be placed"
     ttft = next(part.ttft for part in way if part.ttft)
     tbt = next(part.tbt for part in way if part.tbt)
@@ -135,15 +144,11 @@ def _plan(question: Question, previous: Plan | None) -> Plan:
     )
 
 
-def _sizes(question: Question, way: Way) -> Floats:
-    sizes = np.concatenate([part.sizes for part in way])
-    clients = np.full((len(sizes), 1), 1 / question.profile.device.clients_max)
-    return np.concatenate([sizes, clients], axis=1)
-
-
-def _numbers(way: Way) -> Ints:
-    shards = [part.workers * part.table.gpus[part.option] for part in way]
-    return np.concatenate(shards).astype(np.int64)
+def _taken(question: Question, part: Candidate) -> tuple[Floats, Ints]:
+    """By pool: what a shard takes by axis, and how many shards there are."""
+    clients = np.full((len(part.option), 1), 1 / question.profile.device.clients_max)
+    shards = part.workers * part.table.gpus[part.option]
+    return np.concatenate([part.sizes, clients], axis=1), shards.astype(np.int64)
 
 
 def _watts(device: Device, way: Way, gpus: int) -> float:

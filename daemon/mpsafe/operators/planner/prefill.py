@@ -4,6 +4,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from mpsafe.operators.planner.tables import Machine, Tables, at, working_bytes
 from mpsafe.operators.queueing import BUSIEST, batch_fill_s
 from mpsafe.operators.times import LENGTHS, TOKENS
 
-__all__ = ["Batching", "batchings", "least", "ways", "weighted"]
+__all__ = ["Batching", "batchings", "least", "units", "ways"]
 
 _BATCHES: Final = (1, 2, 4, 8, 16)  # prompts in an iteration
 _CHUNK: Final = 16384.0  # the most tokens of an iteration
@@ -33,38 +34,44 @@ class _Services:
     def linear(self, tokens: float) -> Floats:
         return at(self.table.linear, TOKENS, tokens)
 
-    def batches(self) -> Iterator[tuple[int, Floats]]:
-        """Prompts in an iteration and its seconds, as long as more of them are worth it."""
-        mean, fastest = self.table.prefill @ self.load.in_lengths.mean(axis=1), math.inf
-        for batch in _BATCHES:
-            tokens = batch * self.load.prompt
-            if batch == 1:
-                service = np.asarray(self.table.linear @ self.load.in_tokens.mean(axis=1) + mean)
-            else:
-                service = self.linear(tokens) + batch * mean
-            each = float(np.where(self.table.memory <= 1, service, np.inf).min(axis=1).sum()) / batch
-            if (tokens > _CHUNK and batch > 1) or each > fastest * _WORTH:
-                return
-            fastest = each
-            yield batch, service
+
+@lru_cache(maxsize=64)
+def _batches(table: Tables, load: Load) -> tuple[tuple[int, Floats], ...]:
+    """Prompts in an iteration and its seconds, as long as more of them are worth it."""
+    services, found = _Services(table, load), list[tuple[int, Floats]]()
+    mean, fastest = table.prefill @ load.in_lengths.mean(axis=1), math.inf
+    for batch in _BATCHES:
+        tokens = batch * load.prompt
+        if batch == 1:
+            service = np.asarray(table.linear @ load.in_tokens.mean(axis=1) + mean)
+        else:
+            service = services.linear(tokens) + batch * mean
+        each = float(np.where(table.memory <= 1, service, np.inf).min(axis=1).sum()) / batch
+        if (tokens > _CHUNK and batch > 1) or each > fastest * _WORTH:
+            break
+        fastest = each
+        found.append((batch, service))
+    return tuple(found)
 
 
 def least(table: Tables, load: Load) -> Floats:
     """By row of WEIGHTS, GPUs that no way goes below: what the work alone needs, in the best batches."""
     found = np.full(len(WEIGHTS), np.inf)
-    for batch, service in _Services(table, load).batches():
-        needed = weighted(table, table.memory, service).sum(axis=1) * (load.rate_per_s / batch / BUSIEST)
+    for batch, service in _batches(table, load):
+        needed = (_units(table) * service).min(axis=2).sum(axis=1) * (load.rate_per_s / batch / BUSIEST)
         found = np.minimum(found, needed)
     return found
 
 
-def weighted(table: Tables, memory: Floats, seconds: Floats) -> Floats:
-    """By row of WEIGHTS and stage: the least weighted GPUs that a second of work each second takes."""
-    unit = (
-        np.stack([np.broadcast_to(table.shares, memory.shape), np.minimum(memory, 2.0), table.bandwidth]) * table.gpus
-    )
-    cost = np.tensordot(WEIGHTS, unit, axes=1) * seconds
-    return np.asarray(np.where(memory <= 1, cost, np.inf).min(axis=2), np.float64)
+def units(table: Tables, memory: Floats) -> Floats:
+    """By row of WEIGHTS, stage and option: weighted GPUs of a worker; infinite where there is no such option."""
+    unit = np.stack([np.broadcast_to(table.shares, memory.shape), np.minimum(memory, 2.0), table.bandwidth])
+    return np.where(memory <= 1, np.tensordot(WEIGHTS, unit * table.gpus, axes=1), np.inf)
+
+
+@lru_cache(maxsize=256)
+def _units(table: Tables) -> Floats:
+    return units(table, table.memory)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,8 +85,13 @@ class Batching:
     fill_s: float
 
 
-def batchings(table: Tables, machine: Machine, load: Load) -> Iterator[Batching]:
+@lru_cache(maxsize=64)
+def batchings(table: Tables, machine: Machine, load: Load) -> tuple[Batching, ...]:
     """The paths through a table's stages, for each batch that is worth it."""
+    return tuple(_batchings(table, machine, load))
+
+
+def _batchings(table: Tables, machine: Machine, load: Load) -> Iterator[Batching]:
     services = _Services(table, load)
     attended, long_attended = table.prefill @ load.in_lengths, at(table.prefill, LENGTHS, load.long)
     single = table.linear @ load.in_tokens + attended
@@ -87,7 +99,7 @@ def batchings(table: Tables, machine: Machine, load: Load) -> Iterator[Batching]
     single_scv = (single.std(axis=2) / np.maximum(single_mean, 1e-12)) ** 2
     hops = np.array([stage.hops * table.hop_s for stage in table.stages])
     bytes_out = np.array([stage.out_bytes_per_token for stage in table.stages])
-    for batch, service in services.batches():
+    for batch, service in _batches(table, load):
         tokens = batch * load.prompt
         longest = services.linear((batch - 1) * load.prompt + load.long) + long_attended + (batch - 1) * mean_attended
         budget = min(_CHUNK, max(512.0, math.ceil(tokens / 256) * 256))

@@ -14,7 +14,7 @@ from mpsafe.operators.model import Floats
 from mpsafe.operators.planner.candidate import Candidate, Times
 from mpsafe.operators.planner.load import Load
 from mpsafe.operators.planner.points import WEIGHTS, Path, solve
-from mpsafe.operators.planner.prefill import weighted
+from mpsafe.operators.planner.prefill import units
 from mpsafe.operators.planner.replicas import Z99
 from mpsafe.operators.planner.tables import GROUP_SIZES, Machine, Tables, at, at_context, working_bytes
 
@@ -48,8 +48,9 @@ def least(table: Tables, machine: Machine, load: Load, tbt_s: float) -> Floats:
     """By row of WEIGHTS, GPUs that no way goes below: what the work alone needs, in the largest groups."""
     one = _Round(table, machine, load, tbt_s)
     k = one.sizes[-1]
-    needed = weighted(table, one.memory, one.seconds[:, :, k])
-    holder = weighted(table, one.memory, np.full_like(one.memory, one.fastest[k]))[:, one.holder]
+    unit = units(table, one.memory)
+    needed = (unit * one.seconds[:, :, k]).min(axis=2)
+    holder = unit[:, one.holder].min(axis=1) * one.fastest[k]
     rounds = load.tokens_per_s / GROUP_SIZES[k]
     return np.asarray(rounds * (needed[:, one.others].sum(axis=1) + holder), np.float64)
 

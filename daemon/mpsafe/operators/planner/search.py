@@ -15,7 +15,7 @@ from mpsafe.operators.planner import loops, prefill, rounds
 from mpsafe.operators.planner.candidate import Candidate, frontier
 from mpsafe.operators.planner.load import Load
 from mpsafe.operators.planner.points import WEIGHTS
-from mpsafe.operators.planner.squeeze import LARGEST, MOST_STAGES, squeeze
+from mpsafe.operators.planner.squeeze import LARGEST, MOST_STAGES, Beside, squeeze
 from mpsafe.operators.planner.tables import Machine, Tables, tables
 from mpsafe.operators.profiles import Profile
 from mpsafe.operators.specs import Spec
@@ -184,13 +184,16 @@ def _squeezed(question: Question, best: _Best, bound: float) -> None:
         return
     found, _ = loops.decode(table, question.machine, question.load, question.slo.tbt_s)
     decoders = [way for way in found if way.kept]
-    while decoders and _gpus(bound) < best.gpus <= LARGEST:
+    if not decoders:
+        return
+    beside = Beside(decoders, clients)
+    while _gpus(bound) < best.gpus <= LARGEST:
         way = None
         for stages_table in prefilling(question):
             if len(stages_table.stages) <= MOST_STAGES:
                 for one in prefill.batchings(stages_table, question.machine, question.load):
                     budget = question.slo.ttft_s - one.fill_s
-                    way = way or squeeze(stages_table, one, budget, decoders, clients, int(best.gpus) - 1)
+                    way = way or squeeze(stages_table, one, budget, beside, int(best.gpus) - 1)
         if way is None:
             return
         best.consider([way])

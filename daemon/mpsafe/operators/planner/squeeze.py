@@ -15,15 +15,25 @@ from mpsafe.operators.planner.prefill import Batching
 from mpsafe.operators.planner.tables import Tables
 from mpsafe.operators.queueing import path_p99_s
 
-__all__ = ["LARGEST", "MOST_STAGES", "squeeze"]
+__all__ = ["LARGEST", "MOST_STAGES", "Beside", "squeeze"]
 
 LARGEST = 24  # GPUs; of more, one is not worth the time
 MOST_STAGES = 2
-_TRIED = 600  # packings
+_TRIED = 40  # combinations that are packed
+
+
+class Beside:
+    """Ways to decode on one stage, and what they take."""
+
+    def __init__(self, ways: list[Candidate], clients: int) -> None:
+        self.ways = ways
+        self.clients = clients
+        self.sizes = np.concatenate([np.append(way.sizes[0], 1 / clients)[np.newaxis] for way in ways])
+        self.numbers = np.array([int(way.workers[0] * way.table.gpus[way.option[0]]) for way in ways], np.int64)
 
 
 def squeeze(
-    table: Tables, one: Batching, budget_s: float, decoders: list[Candidate], clients: int, gpus: int
+    table: Tables, one: Batching, budget_s: float, beside: Beside, gpus: int
 ) -> tuple[Candidate, Candidate] | None:
     """A way to prefill on one or two stages and a way to decode that together fit into so many GPUs, or None."""
     path = one.path
@@ -32,14 +42,14 @@ def squeeze(
     if stages == 1:  # a second stage that takes nothing
         workers, mean, waits = (np.concatenate([a, np.zeros((1, a.shape[1]))]) for a in (workers, mean, waits))
     sizes = np.stack([np.broadcast_to(path.shares, path.memory.shape), path.memory, path.bandwidth], axis=2)
-    sizes = np.concatenate([sizes, np.full((*path.memory.shape, 1), 1 / clients)], axis=2)
+    sizes = np.concatenate([sizes, np.full((*path.memory.shape, 1), 1 / beside.clients)], axis=2)
     longer = path.longer
     if stages == 1:
         sizes = np.concatenate([sizes, np.zeros((1, *sizes.shape[1:]))])
         longer = np.concatenate([longer, np.zeros((1, longer.shape[1]))])
-    other = np.concatenate([np.append(way.sizes[0], 1 / clients)[np.newaxis] for way in decoders])
-    numbers = np.array([int(way.workers[0] * way.table.gpus[way.option[0]]) for way in decoders], np.int64)
-    found = _squeeze(workers, mean, longer, waits, sizes, path.gpus, other, numbers, budget_s, gpus, len(STEPS))
+    found = _squeeze(
+        workers, mean, longer, waits, sizes, path.gpus, beside.sizes, beside.numbers, budget_s, gpus, len(STEPS)
+    )
     if found[0] < 0:
         return None
     chosen = np.array(found[:stages])
@@ -61,7 +71,7 @@ def squeeze(
         kept=True,
         slow=int(np.argmax(mean[rows, chosen])),
     )
-    return prefill, decoders[found[2]]
+    return prefill, beside.ways[found[2]]
 
 
 @njit(cache=True)
@@ -99,7 +109,7 @@ def _squeeze(
                     continue
                 first, second = int(workers[0, a] * wide[i]), int(workers[1, b] * wide[j])
                 way = _decoder_beside(sizes, i, j, first, second, other, numbers, gpus)
-                tried += 1
+                tried += 1 if way == -2 else 0
                 if way >= 0:
                     return a, b, way
                 if tried >= _TRIED:
@@ -113,9 +123,9 @@ def _squeeze(
 def _decoder_beside(
     sizes: Floats, i: int, j: int, first: int, second: int, other: Floats, numbers: Ints, gpus: int
 ) -> int:
-    """A way to decode that fits beside so many workers of two stages; -1: none does."""
+    """A way to decode that fits beside so many workers of two stages; -2: none does, -1: none could by its volume."""
     three, count = np.zeros((3, AXES)), np.zeros(3, np.int64)
-    count[0], count[1] = first, second
+    count[0], count[1], tried = first, second, False
     for axis in range(AXES):
         three[0, axis], three[1, axis] = sizes[0, i, axis], sizes[1, j, axis]
     for way in range(len(numbers)):
@@ -124,6 +134,8 @@ def _decoder_beside(
             three[2, axis] = other[way, axis]
             taken = first * three[0, axis] + second * three[1, axis] + count[2] * three[2, axis]
             fits = fits and taken <= gpus + 1e-9
-        if fits and fill(three, count) <= gpus:
-            return way
-    return -1
+        if fits:
+            tried = True
+            if fill(three, count, gpus) <= gpus:
+                return way
+    return -2 if tried else -1
