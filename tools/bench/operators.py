@@ -94,7 +94,7 @@ def _paths() -> Iterator[Row]:
             later_scv=1.0,
         )
         budget = 6 * float(service.min(axis=1).sum())
-        taken = list[float]()
+        ways, taken = solve(path, budget, np.zeros(1)), list[float]()
         for _ in range(200):
             begin = time.perf_counter()
             ways = solve(path, budget, np.zeros(1))

@@ -103,7 +103,7 @@ def _azure(name: str, text: str) -> list[_Row]:
     lines = csv.reader(io.StringIO(text), strict=True)
     rows: list[_Row] = []
     try:
-        heads = tuple(next(lines, []))
+        heads = tuple(next(lines, list[str]()))
         if unknown := [head for head in heads if head not in COLUMNS]:
             raise BadRequestTrace(name, "line 1", f"the column {unknown[0]!r} is unknown")
         if missing := [head for head in COLUMNS if head not in heads]:

@@ -121,7 +121,7 @@ class LlmServingSim(Profile):
         count, top = spec.experts.count, spec.experts.top
         active = count * (1 - (1 - top / count) ** tokens)
         table = surface(tokens, active, {at: curve(measured) for at, measured in points.items()})
-        return np.ascontiguousarray(np.diag(table))
+        return np.array([float(table[at, at]) for at in range(len(tokens))])
 
     @override
     def prefill(self, spec: Spec, tensor_parallel: int, lengths: Floats) -> Floats:
