@@ -128,7 +128,8 @@ class LlmServingSim(Profile):
         prompts, _ = _attention(self._file(spec, tensor_parallel, "attention", "prefill attention"))
         longest = prompts[0][-1]
         self._notes.say(f"prefill attention: measured to {longest:.0f} tokens, as the square of the length beyond")
-        return along(np.minimum(lengths, longest), *prompts) * np.maximum(1.0, lengths / longest) ** 2
+        beyond = np.maximum(1.0, lengths / longest) ** 2
+        return np.asarray(along(np.minimum(lengths, longest), *prompts) * beyond, np.float64)
 
     @override
     def decode(self, spec: Spec, tensor_parallel: int, sequences: Floats, context: Floats) -> Floats:
