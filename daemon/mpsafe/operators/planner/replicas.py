@@ -118,8 +118,11 @@ def _replica(
         service += whole * (read(group + min(prompt, budget), tokens, linear) + cached) / len(lengths)
     cached = read(most, sizes, decode)
     longest = max(1.0, long / budget) * (read(most + min(long, budget), tokens, linear) + cached) + attended[1]
-    waits = erlang_c(int(count), load)
-    wait = 0.5 * scv * waits * effective / (count - load)
+    # A request is sent to the replica with the fewest sequences, whatever prompts wait there: better than a queue
+    # before each, worse than one before all. Halfway is on the safe side of what a simulated fleet does.
+    busy, together = load / count, erlang_c(int(count), load)
+    waits = 0.5 * (together + busy)
+    wait = 0.25 * scv * effective * (together / (count - load) + busy / (1.0 - busy))
     more = max(0.0, wait_quantile_s(waits, wait, RARE) - wait)
     ttft = service + wait + 0.5 * between  # half an iteration goes by before a prompt can join one
     ttft_p99 = path_p99_s(ttft, longest - service, more * more + (0.5 * between) ** 2)
