@@ -27,7 +27,7 @@ Way: TypeAlias = tuple[Candidate, ...]
 _PACKED: Final = 12  # pairs of ways that are packed at a time, the least voluminous first
 _RELAXED: Final = 1.5  # steps in which a promise that cannot be kept is relaxed until it can
 _STEPS: Final = 30
-_LESS: Final = 0.97
+_LESS: Final = 0.9  # what a finer cut has to bring the work down to, to be worth its time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
