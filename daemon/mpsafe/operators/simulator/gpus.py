@@ -46,10 +46,9 @@ class Gpus:
     def place(self, need: Need, gpus: int, *, without: int = -1) -> tuple[int, ...]:
         """Where a worker goes that spans so many GPUs, not on `without`; empty: nowhere."""
         wanted = np.array([need.share, need.bandwidth, need.memory_bytes, 1.0])
-        fits = (self._used + wanted <= self._room * (1 + _ROUNDING)).all(axis=1)
+        fits = np.all(self._used + wanted <= self._room * (1 + _ROUNDING), axis=1)
         if without >= 0:
-            fits[without] = False
-            fits &= self._used[:, 3] > 0
+            fits &= (self._used[:, 3] > 0) & (np.arange(len(self._used)) != without)
         found = np.flatnonzero(fits)
         if len(found) < gpus:
             return ()

@@ -160,7 +160,7 @@ class State:
 
     def gap_s(self, share: float) -> float:
         """The time between two tokens that `share` of them keep, within 0.7 %."""
-        total = np.cumsum(self.gaps)
+        total: Floats = np.cumsum(self.gaps)
         if total[-1] == 0:
             return 0.0
-        return lib.simulation_gap(int(np.searchsorted(total, share * total[-1])) + 0.5)
+        return lib.simulation_gap(float(np.searchsorted(total, share * float(total[-1]))) + 0.5)
