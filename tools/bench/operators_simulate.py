@@ -31,6 +31,7 @@ from mpsafe.operators.times import stage_times
 from mpsafe.operators.traces import Trace
 from operator_lines import queue
 from queue_blind import PROMISE, Blind, swinging
+from tools.bench import aisimulate
 from tools.bench.rows import Row, report
 
 DATA: Final = Path(os.environ.get("MPSAFE_DATA", "../shared/data"))
@@ -46,7 +47,7 @@ def main() -> None:
     """Prints, and writes build/bench/operators_simulate.json and a page for each promise."""
     rows = list(_exact())
     if (DATA / "traces").is_dir() and (DATA / "profiles").is_dir():
-        rows += [*_speed(), *_queue_model(), *_blind(), *_controllers()]
+        rows += [*_speed(), *_queue_model(), *_blind(), *_controllers(), *_peer()]
     else:
         print(f"no traces and profiles in {DATA}: only exact queues; name a folder in MPSAFE_DATA", file=sys.stderr)
     report("operators_simulate", "none: simulated", rows)
@@ -160,6 +161,22 @@ def _blind() -> Iterator[Row]:
     yield Row(f"{case}: kept", 100 * ours.attainment, "%", "queue-blind", 100 * blind.attainment, more_is_better=True)
     yield Row(f"{case}: TTFT p99", ours.ttft_ms.p99, "ms", "queue-blind", blind.ttft_ms.p99)
     yield Row(f"{case}: GPU hours", ours.gpu_hours, "h", "queue-blind", blind.gpu_hours)
+
+
+def _peer() -> Iterator[Row]:
+    """aisimulate on the 30 minutes of conversation."""
+    trace, scenario = _trace("azure_2023_conv.csv"), _scenario("h200_sxm", LAX, aisimulate.MODEL[0])
+    demand = Demand(rate_per_s=5.0, prompt_mean=1243.0, output_mean=217.0)
+    plan = scenario.plan(demand, Scope("model"))
+    pool = replace(
+        plan.pools[0],
+        tokens=aisimulate.BUDGET,
+        batch=aisimulate.BATCH,
+        memory_bytes=scenario.profile.device.memory_bytes,
+    )
+    fixed = _Fixed(replace(plan, pools=(pool,)), trace, scenario)
+    _under(scenario, fixed, trace)
+    yield from aisimulate.rows(trace, _under(scenario, fixed, trace).outcome)
 
 
 def _controllers() -> Iterator[Row]:
