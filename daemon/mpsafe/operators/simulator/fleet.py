@@ -36,6 +36,7 @@ class Life:
     begin_s: float
     end_s: float = float("inf")
     busy_s: float = 0.0
+    leaves: bool = False
 
 
 class Fleet:
@@ -138,6 +139,7 @@ class Fleet:
     def _add(self, key: _Key, pool: PoolPlan, *, at_once: bool, without: int = -1) -> bool:
         """One more worker: one that drains goes on, or a new one starts. False: there is no room."""
         if without < 0 and (draining := self._workers(key, DRAINING)):
+            draining[-1].leaves = False
             self._up(draining[-1].slot)
             self.changes += 1
             return True
@@ -196,11 +198,17 @@ class Fleet:
             most = wanted[key].replicas if key in wanted else 0
             there = self._workers(key, STARTING, UP)
             surplus = len(there) - most
-            if surplus <= 0 or (key[0] in starting and key not in wanted):
+            moving = any(life.leaves for life in there) and surplus <= sum(life.leaves for life in there)
+            if surplus <= 0 or (key[0] in starting and (moving or key not in wanted)):
                 continue
-            there.sort(key=lambda life: (self.state.workers[life.slot].state == UP, self.gpus.share(life.gpus[0])))
+            there.sort(key=self._worth)
             for life in there[:surplus]:
                 self._drain(life)
+
+    def _worth(self, life: Life) -> tuple[bool, bool, float]:
+        """Who leaves first: who was replaced, who is not up yet, who is on the emptiest GPU."""
+        up = bool(self.state.workers[life.slot].state == UP)
+        return not life.leaves, up, self.gpus.share(life.gpus[0])
 
     def _drain(self, life: Life) -> None:
         worker = self.state.workers[life.slot]
@@ -222,6 +230,7 @@ class Fleet:
         for life in list(self._on(gpu)):
             if life.key not in wanted or not self._add(life.key, wanted[life.key], at_once=False, without=gpu):
                 return
+            life.leaves = True
 
     def _on(self, gpu: int) -> Iterator[Life]:
         return (life for life in self._live.values() if gpu in life.gpus)
