@@ -75,7 +75,8 @@ def _run(program: str, folder: Path, trace: Trace) -> dict[str, float]:
         },
     }
     (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
-    command = [program, "predict", "-c", folder / "config.yaml", "--format", "json", "--output-dir", folder / "out"]
+    files = ["-c", str(folder / "config.yaml"), "--output-dir", str(folder / "out")]
+    command = [program, "predict", "--format", "json", *files]
     subprocess.run(command, check=True, capture_output=True, timeout=1800)
     found: dict[str, float] = json.loads((folder / "out" / "prediction.json").read_text())
     return found

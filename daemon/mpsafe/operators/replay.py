@@ -10,6 +10,7 @@ from mpsafe.operators import planner
 from mpsafe.operators.controllers import Controller, Kind, Scope, start_s
 from mpsafe.operators.forecast import Forecast
 from mpsafe.operators.model import Demand, Plan, Slo
+from mpsafe.operators.planner.tables import CLIENT_BYTES
 from mpsafe.operators.profiles import Profile
 from mpsafe.operators.simulator.run import Run, simulate
 from mpsafe.operators.specs import Spec
@@ -55,6 +56,7 @@ class Scenario:
             lambda one, gpus, share: stage_times(self.profile, self.spec, one, gpus, share),
             start,
             devices=self.devices,
+            process_bytes=CLIENT_BYTES,
             progress=progress,
         )
 

@@ -51,10 +51,11 @@ class Fleet:
         start_s: Callable[[Stage], float],
         *,
         devices: int,
+        process_bytes: float = 0.0,
     ) -> None:
         self.state = state
         self.gpus = Gpus(device, devices)
-        self.routes = Routes(state, stage, device.link_bytes_per_s)
+        self.routes = Routes(state, stage, device.link_bytes_per_s, process_bytes)
         self.lives: list[Life] = []
         self.changes = 0
         self._times = times

@@ -17,13 +17,16 @@ _Route: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Routes:
-    """`find`: a stage by its name."""
+    """`find`: a stage by its name. `process_bytes`: of a worker's memory on each GPU, what is neither weights nor cache."""
 
-    def __init__(self, state: State, find: Callable[[str], Stage], link_bytes_per_s: float) -> None:
+    def __init__(
+        self, state: State, find: Callable[[str], Stage], link_bytes_per_s: float, process_bytes: float
+    ) -> None:
         self.stages: dict[str, int] = {}
         self._state = state
         self._find = find
         self._link = link_bytes_per_s
+        self._process_bytes = process_bytes
         self._known: dict[str, Stage] = {}
         self._routes: dict[_Route, int] = {}
         self._active = -1
@@ -79,7 +82,8 @@ class Routes:
         stage = self.stage(pool.stage)
         if stage.kv_bytes_per_token == 0:
             return 0
-        return int((pool.memory_bytes * pool.tensor_parallel - stage.weight_bytes) / stage.kv_bytes_per_token)
+        room = (pool.memory_bytes - self._process_bytes) * pool.tensor_parallel - stage.weight_bytes
+        return max(0, int(room / stage.kv_bytes_per_token))
 
     def ready(self, route: int) -> bool:
         """Whether each of its stages has somebody who is up."""

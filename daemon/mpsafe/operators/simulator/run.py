@@ -86,6 +86,7 @@ def simulate(
     start_s: Callable[[Stage], float],
     *,
     devices: int | None = None,
+    process_bytes: float = 0.0,
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """The trace, served by what the controller decides. Deterministic but for `sim_seconds`."""
@@ -101,7 +102,7 @@ def simulate(
         routes=ROUTES,
         visits=STAGES,
     )
-    fleet = Fleet(state, device, stage, times, start_s, devices=most)
+    fleet = Fleet(state, device, stage, times, start_s, devices=most, process_bytes=process_bytes)
     ticks = max(1, math.ceil(trace.span_s / TICK_S))
     gpus, busy = np.zeros(ticks), np.zeros(ticks + 1)
     replicas: dict[str, Floats] = {}
