@@ -17,7 +17,7 @@ _Route: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Routes:
-    """`find`: a stage by its name. `process_bytes`: of a worker's memory on each GPU, what is neither weights nor cache."""
+    """`find`: a stage by its name. `process_bytes`: of a worker's memory on each GPU, what is not weights or cache."""
 
     def __init__(
         self, state: State, find: Callable[[str], Stage], link_bytes_per_s: float, process_bytes: float
