@@ -194,7 +194,8 @@ class Controller:
             return self._for(demand, Scope(self.kind.granularity))
         finer = self._for(demand, Scope("operator", (1.0,) if self.kind.whole else SHARES))
         replicas = self._for(demand, Scope("model"))
-        return replicas if not replicas.binding and replicas.gpus <= finer.gpus else finer
+        as_good = not replicas.binding or bool(finer.binding)  # where nothing keeps the promise, the fewest GPUs
+        return replicas if as_good and replicas.gpus <= finer.gpus else finer
 
     def _for(self, demand: Demand, scope: Scope) -> Plan:
         key = (
