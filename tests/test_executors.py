@@ -17,11 +17,13 @@ from typing_extensions import override
 from control_program import ControlProgram
 from engine_host import identity_of, run
 from mpsafe.model import Action, ActionState, Event, Identity
+from mpsafe.model import Takeover as Timeline
 from mpsafed.executors import Executors
 from mpsafed.fence import FenceLimits, Surroundings
 from mpsafed.freezer import Freezer
 from mpsafed.mps.control import Control
-from mpsafed.policy import Fence, RestartServer
+from mpsafed.policy import Fence, RestartServer, Takeover
+from mpsafed.processes import has_ended
 from mpsafed.restart import RestartLimits
 from mpsafed.snapshot import Snapshot
 from mpsafed.takeover import TakeoverLimits
@@ -155,6 +157,28 @@ def test_what_failed_for_one_event_has_failed_for_the_next(tmp_path: Path) -> No
         await rig.until_closed(1, 2)
         assert [rig.states(number) for number in (1, 2)] == [["requested", "failed"]] * 2
         assert "no MPS control daemon is known" in rig.events[1].actions[0].detail
+        await rig.executors.close()
+
+    run(check())
+
+
+def test_a_takeover_that_another_event_has_done_costs_nobody(client: Identity) -> None:
+    """The end of a process was told twice, and a daemon finds the second event as the first is over."""
+    victim = Identity(SERVER, 1)
+
+    async def check() -> None:
+        rig = Rig(None)
+        rig.vault.epochs.claim("chat", victim)
+        rig.vault.epochs.move("chat", client)
+        done, asked = (Action("takeover", victim, state, "") for state in ("done", "requested"))
+        over = Event(1, 1, 0, "exit", "closed", "", actions=[done], takeovers=[Timeline("chat", victim, client)])
+        rig.update(over)
+        rig.ask(2, asked)
+        rig.executors.take_over(2, Takeover("chat", victim))
+        await rig.until_closed(2)
+        assert rig.states(2) == ["requested", "done"]
+        assert rig.events[2].actions[0].detail == "event 1 has done it"
+        assert not has_ended(client), "it serves"
         await rig.executors.close()
 
     run(check())

@@ -98,7 +98,7 @@ _RESTART: Final[Mapping[ActionState, Step]] = {
 
 _TAKEOVER: Final[Mapping[ActionState, Step]] = {
     "requested": Step(
-        ("promoted", "failed"),
+        ("promoted", "done", "failed"),
         "the event names the tenant and the process that serves it no more; nobody is told yet",
         "tells the process that holds the tenant's epoch, if that is another one, else a standby",
     ),

@@ -72,6 +72,9 @@ class Takeovers:
         self, decision: policy.Takeover, event: int, *, progress: TakeoverProgress, reached: ActionState = "requested"
     ) -> None:
         """One takeover, from the step `reached` on."""
+        if reached == "requested" and (other := self._taken_over(decision, event)) is not None:
+            progress("done", f"event {other} has done it")
+            return
         stopping = any(action.kind in ("fence", "restart_server") for action in self._latest(event).actions)
         if not stopping and has_ended(decision.victim):
             self._proofs.unproven(decision.victim, "it ended by itself while its work may have gone on")
@@ -147,6 +150,17 @@ class Takeovers:
         takeovers = [replace(one, **changes) if of(one) else one for one in entry.takeovers]
         if takeovers != entry.takeovers:
             self._update(replace(entry, takeovers=takeovers))
+
+    def _taken_over(self, decision: policy.Takeover, event: int) -> int | None:
+        """Another event in which this process was taken over by the one that serves now: the end of a process that
+        ended while the daemon was away may be told twice."""
+        holder = self.epochs.holder_of(decision.tenant)
+        for other in self._recent():
+            ways = [(one.kind, one.target, one.state) for one in other.actions]
+            serves = any(one.victim == decision.victim and one.standby == holder for one in other.takeovers)
+            if other.id != event and ("takeover", decision.victim, "done") in ways and serves and holder is not None:
+                return other.id
+        return None
 
     def _known(self, decision: policy.Takeover, event: int) -> Waiting | None:
         """The standby that had said that it knows, if it still is the tenant's process; it may not come back to us."""
