@@ -37,7 +37,6 @@ class _Order(msgspec.Struct):
     module: str
     arguments: list[str]
     environment: dict[str, str]
-    directory: str
     new_session: bool
 
 
@@ -58,7 +57,7 @@ class Forked:
         new_session: bool = False,
     ) -> None:
         words = [os.fspath(word) for word in arguments]
-        order = _Order(module, words, dict(environment), os.getcwd(), new_session)
+        order = _Order(module, words, dict(environment), new_session)
         self.returncode: int | None = None
         self.stdin: IO[str] | None = None
         self.stdout: IO[str] | None = None
@@ -209,7 +208,6 @@ def _become(order: _Order, fds: Sequence[int]) -> Callable[[], int | None]:
         os.close(fd)
     if order.new_session:
         os.setsid()
-    os.chdir(order.directory)
     os.environ.clear()
     os.environ.update(order.environment)
     sys.argv = [order.module, *order.arguments]
