@@ -40,7 +40,7 @@ demo: .venv/ready
 	$(venv)/mpsafe demo $(if $(GPU),--gpu)
 
 test: .venv/dev
-	timeout -k 1m 30m $(venv)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	timeout -k 1m 40m $(venv)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-all: test
 	timeout 40m $(venv)/python -m tools.soak rounds
