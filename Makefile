@@ -68,9 +68,15 @@ qualify:
 	PYTHONPATH=daemon:. $(PYTHON) -m tools.qualify
 endif
 
+# Two may want the wheel at once: the second one waits, looks again, and has it.
 build/wheels: .venv/ready $(shell find daemon -name '*.py' -o -name '*.toml')
-	rm -rf $@ build/lib* build/bdist*
-	$(venv)/python -m pip wheel -qq --use-pep517 --wheel-dir $@ .
+	@mkdir -p build
+	@flock build/wheels.lock $(MAKE) --no-print-directory build/wheels/.built
+
+build/wheels/.built: .venv/ready $(shell find daemon -name '*.py' -o -name '*.toml')
+	rm -rf build/wheels build/lib* build/bdist*
+	$(venv)/python -m pip wheel -qq --use-pep517 --wheel-dir build/wheels .
+	touch $@
 
 install: build/wheels
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tools/install/install
