@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from control_program import control_of
 from mpsafe.client import Client
-from mpsafe.errors import NotOurs, NotSupported
-from mpsafe.model import ControlDaemon, Figures, Limits
+from mpsafe.errors import NoInjection, NotOurs, NotSupported
+from mpsafe.model import ControlDaemon, Figures, Identity, Limits
 from mpsafe.protocol.events import EventsInterface
 from mpsafe.protocol.host import HostInterface
 from mpsafe.protocol.mps import MpsInterface
@@ -141,7 +141,7 @@ class Served:
             service.add(HostInterface(HostService(engine, devices, "none")))
             service.add(VaultInterface(VaultService(vault, tenants, engine.ends.watch)))
             service.add(StandbyInterface(StandbyService(engine, tenants)))
-            service.add(EventsInterface(EventsService(engine, inject=print)))
+            service.add(EventsInterface(EventsService(engine, inject=_cannot_inject)))
             service.add(MpsInterface(MpsService(self._supervisor)))
             service.start()
             self._serving.set()
@@ -151,6 +151,10 @@ class Served:
             await devices.close()
             await engine.close()
             state.close()
+
+
+def _cannot_inject(client: Identity) -> None:
+    raise NoInjection(f"nothing that is served here has a driver, for process {client.pid} or any other")
 
 
 class _Engine(Engine):

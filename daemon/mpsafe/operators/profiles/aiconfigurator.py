@@ -6,7 +6,7 @@ nearest is scaled by the ratio of their rooflines, and the notes say so.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -21,7 +21,7 @@ from mpsafe.operators import roofline
 from mpsafe.operators.curves import along, surface
 from mpsafe.operators.model import Device, Floats
 from mpsafe.operators.profiles.datasheets import IDLE_SHARE
-from mpsafe.operators.profiles.profile import Notes, Profile
+from mpsafe.operators.profiles.profile import Profile
 from mpsafe.operators.specs import Experts, Operator, Spec
 
 __all__ = ["Aiconfigurator"]
@@ -70,11 +70,6 @@ def _curves(columns: dict[str, Floats], keys: tuple[str, ...], along_column: str
 class Aiconfigurator(Profile):
     """One system's folder."""
 
-    path: Path
-    _device: Device
-    _hop_s: float
-    _notes: Notes = field(default_factory=Notes)
-
     @staticmethod
     def open(path: Path) -> "Aiconfigurator":
         """Raises BadProfile."""
@@ -109,21 +104,6 @@ class Aiconfigurator(Profile):
     @override
     def name(self) -> str:
         return f"aiconfigurator/{self.path.name}"
-
-    @property
-    @override
-    def device(self) -> Device:
-        return self._device
-
-    @property
-    @override
-    def notes(self) -> Notes:
-        return self._notes
-
-    @property
-    @override
-    def hop_s(self) -> float:
-        return self._hop_s
 
     def _tables(self, kind: str, table: str) -> list[Path]:
         """The newest version of each framework first."""
@@ -163,7 +143,7 @@ class Aiconfigurator(Profile):
         for distribution in _ROUTING:
             filters = {"moe_dtype": "bfloat16", "moe_ep_size": 1, "distribution": distribution}
             if points := _curves(_numbers(file, (*keys, "num_tokens"), **filters), keys, "num_tokens"):
-                self._notes.say(f"experts: measured with the routing {distribution}")
+                self.notes.say(f"experts: measured with the routing {distribution}")
                 return points
         raise NotMeasured(self.name, "experts", "no bfloat16 rows")
 
@@ -185,15 +165,15 @@ class Aiconfigurator(Profile):
         best = min(range(len(have)), key=lambda index: sum(value**2 for value in apart[index]), default=None)
         if best is None or max(apart[best]) > _FARTHEST:
             raise NotMeasured(self.name, what, f"nothing near the shape {asked}")
-        self._notes.say(f"{what}: {have[best]} stands for {asked}, scaled by their rooflines")
+        self.notes.say(f"{what}: {have[best]} stands for {asked}, scaled by their rooflines")
         return have[best]
 
     def _scaled(self, seconds: Floats, asked: roofline.Work, had: roofline.Work) -> Floats:
-        return seconds * roofline.work_s(self._device, asked) / roofline.work_s(self._device, had)
+        return seconds * roofline.work_s(self.device, asked) / roofline.work_s(self.device, had)
 
     @override
     def linear(self, spec: Spec, operator: Operator, tensor_parallel: int, tokens: Floats) -> Floats:
-        seconds = roofline.passes(self._device, tokens, operator.pass_bytes / tensor_parallel, operator.kernels)
+        seconds = roofline.passes(self.device, tokens, operator.pass_bytes / tensor_parallel, operator.kernels)
         for gemm in operator.gemms:
             n, k = gemm.shard(tensor_parallel)
             near = self._nearest(f"gemm of {operator.name}", (n, k), list(self._gemm))

@@ -6,7 +6,7 @@ table of what passes between GPUs, so no parallelism but one can be planned from
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from mpsafe.errors import BadProfile, NotMeasured
 from mpsafe.operators.curves import along, surface
-from mpsafe.operators.model import Device, Floats
+from mpsafe.operators.model import Floats
 from mpsafe.operators.profiles.csv_table import curve, rows
 from mpsafe.operators.profiles.datasheets import DATASHEETS, HOP_S
-from mpsafe.operators.profiles.profile import Notes, Profile
+from mpsafe.operators.profiles.profile import Profile
 from mpsafe.operators.specs import Operator, Spec
 
 __all__ = ["LlmServingSim"]
@@ -47,10 +47,7 @@ _MODELS: Final = {
 class LlmServingSim(Profile):
     """One GPU and model: the folder that has tp1."""
 
-    path: Path
     model: str
-    _device: Device
-    _notes: Notes = field(default_factory=Notes)
 
     @staticmethod
     def open(path: Path) -> "LlmServingSim":
@@ -60,27 +57,12 @@ class LlmServingSim(Profile):
         gpu = next((name for name in names if name in DATASHEETS), None)
         if model is None or gpu is None:
             raise BadProfile(str(path), "is not under <gpu>/<organisation>/<model> of LLMServingSim")
-        return LlmServingSim(path, model, DATASHEETS[gpu])
+        return LlmServingSim(path, DATASHEETS[gpu], HOP_S, model)
 
     @property
     @override
     def name(self) -> str:
-        return f"llmservingsim/{self._device.name}/{self.model}"
-
-    @property
-    @override
-    def device(self) -> Device:
-        return self._device
-
-    @property
-    @override
-    def notes(self) -> Notes:
-        return self._notes
-
-    @property
-    @override
-    def hop_s(self) -> float:
-        return HOP_S
+        return f"llmservingsim/{self.device.name}/{self.model}"
 
     def _file(self, spec: Spec, tensor_parallel: int, table: str, what: str) -> Path:
         experts = spec.experts.count if spec.experts else 0
@@ -107,7 +89,7 @@ class LlmServingSim(Profile):
         if operator.name == "lm_head":
             heads = _layers(self._file(spec, tensor_parallel, "per_sequence", operator.name), "sequences")
             seconds = seconds + along(tokens, *heads["lm_head"])
-        self._notes.say("dense operators: measured up to 2048 tokens, carried on straight beyond")
+        self.notes.say("dense operators: measured up to 2048 tokens, carried on straight beyond")
         return seconds
 
     def _experts(self, spec: Spec, tensor_parallel: int, tokens: Floats) -> Floats:
@@ -127,7 +109,7 @@ class LlmServingSim(Profile):
     def prefill(self, spec: Spec, tensor_parallel: int, lengths: Floats) -> Floats:
         prompts, _ = _attention(self._file(spec, tensor_parallel, "attention", "prefill attention"))
         longest = prompts[0][-1]
-        self._notes.say(f"prefill attention: measured to {longest:.0f} tokens, as the square of the length beyond")
+        self.notes.say(f"prefill attention: measured to {longest:.0f} tokens, as the square of the length beyond")
         beyond = np.maximum(1.0, lengths / longest) ** 2
         return np.asarray(along(np.minimum(lengths, longest), *prompts) * beyond, np.float64)
 

@@ -6,7 +6,7 @@ project publishes beside its code: a roofline stands for them, and the notes say
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -17,10 +17,10 @@ from typing_extensions import override
 from mpsafe.errors import BadProfile, NotMeasured
 from mpsafe.operators import roofline
 from mpsafe.operators.curves import along
-from mpsafe.operators.model import Device, Floats
+from mpsafe.operators.model import Floats
 from mpsafe.operators.profiles.csv_table import curve, rows
 from mpsafe.operators.profiles.datasheets import DATASHEETS, HOP_S
-from mpsafe.operators.profiles.profile import Notes, Profile
+from mpsafe.operators.profiles.profile import Profile
 from mpsafe.operators.specs import Operator, Spec
 
 __all__ = ["Vidur"]
@@ -41,37 +41,18 @@ _KERNEL_S: Final = 3e-6  # a kernel's launch and drain, as aiconfigurator's syst
 class Vidur(Profile):
     """One GPU and model: the folder that has mlp.csv."""
 
-    path: Path
-    _device: Device
-    _notes: Notes = field(default_factory=Notes)
-
     @staticmethod
     def open(path: Path) -> "Vidur":
         """Raises BadProfile."""
         gpu = next((part.name for part in path.resolve().parents if part.name in DATASHEETS), None)
         if gpu is None:
             raise BadProfile(str(path), "is not under compute/<gpu> of Vidur")
-        return Vidur(path, DATASHEETS[gpu])
+        return Vidur(path, DATASHEETS[gpu], HOP_S)
 
     @property
     @override
     def name(self) -> str:
-        return f"vidur/{self._device.name}/{self.path.name}"
-
-    @property
-    @override
-    def device(self) -> Device:
-        return self._device
-
-    @property
-    @override
-    def notes(self) -> Notes:
-        return self._notes
-
-    @property
-    @override
-    def hop_s(self) -> float:
-        return HOP_S
+        return f"vidur/{self.device.name}/{self.path.name}"
 
     @cached_property
     def _table(self) -> tuple[tuple[int, ...], Curves]:
@@ -91,7 +72,7 @@ class Vidur(Profile):
 
     @cached_property
     def _reduce(self) -> dict[int, tuple[Floats, Floats]]:
-        node = {"a100": "a100_dgx", "h100": "h100_dgx"}.get(self._device.name, "none")
+        node = {"a100": "a100_dgx", "h100": "h100_dgx"}.get(self.device.name, "none")
         root = next((part for part in self.path.resolve().parents if (part / "network").is_dir()), self.path)
         points = defaultdict[int, list[tuple[float, float]]](list)
         file = root / "network" / node / "all_reduce.csv"
@@ -109,7 +90,7 @@ class Vidur(Profile):
         if operator.name == "attention":
             return np.zeros_like(tokens)
         if operator.name == "lm_head":
-            self._notes.say("lm_head: modelled by a roofline, Vidur has no table of it")
+            self.notes.say("lm_head: modelled by a roofline, Vidur has no table of it")
             n, k = operator.gemms[0].shard(tensor_parallel)
             return self._modelled(roofline.gemm(tokens, n, k))
         seconds = np.zeros_like(tokens)
@@ -120,11 +101,11 @@ class Vidur(Profile):
         return seconds
 
     def _modelled(self, work: roofline.Work) -> Floats:
-        return roofline.work_s(self._device, work) / roofline.REACHED + _KERNEL_S
+        return roofline.work_s(self.device, work) / roofline.REACHED + _KERNEL_S
 
     @override
     def prefill(self, spec: Spec, tensor_parallel: int, lengths: Floats) -> Floats:
-        self._notes.say("attention: modelled by a roofline, Vidur has no table of it")
+        self.notes.say("attention: modelled by a roofline, Vidur has no table of it")
         kv_heads = max(1, spec.kv_heads / tensor_parallel)
         return self._modelled(roofline.attend(lengths, spec.heads / tensor_parallel, kv_heads, spec.head_dim))
 
